@@ -1,0 +1,111 @@
+"""The demo's content, entered into Odoo as its admin would enter it.
+
+Speaks to the running Odoo over the web client's own RPC, so that the demo proves the
+path that a person takes. Run again, it finds what is there and refreshes the address
+and the token of the cluster alone.
+"""
+
+from typing import Any
+
+import requests
+
+from .control_plane import ControlPlane
+from .progress import Failure
+
+CLUSTER_ID = "demo-cluster"
+LOGIN = PASSWORD = "admin"  # noqa: S105 - Odoo's own for a new database
+GATED_NAMESPACES = ("demo", "staging")
+PLAIN_NAMESPACE = "plain"
+INSTANCE = "hello"
+TOKEN_LIFETIME = 30 * 86400  # s; renewed by each run
+TIMEOUT = (5.0, 120.0)  # s
+
+INSTANCE_VALUES = {
+    "name": INSTANCE,
+    "catalog_id": "podinfo",
+    "chart_source_type": "oci",
+    "chart_url": "oci://registry.example.com/charts",
+    "chart_name": "podinfo",
+    "chart_version": "6.9.2",
+    "release_name": INSTANCE,
+    "values_yaml": "replicaCount: 1\nui:\n  message: Hello from Odoo\n",
+}
+
+
+def fill(url: str, database: str, control_plane: ControlPlane) -> None:
+    """Register the demo cluster and deploy the first instance, if they are missing.
+
+    :param url: of the running Odoo
+    :raise Failure: with Odoo's own words
+    """
+    odoo = _Rpc(url, database)
+    cluster = _cluster(odoo, control_plane)
+    namespaces = odoo.call("vworkspace.cluster", "read", [cluster], ["namespace_ids"])
+    namespace = odoo.call(
+        "vworkspace.cluster.namespace",
+        "search",
+        [
+            ("name", "=", GATED_NAMESPACES[0]),
+            ("id", "in", namespaces[0]["namespace_ids"]),
+        ],
+    )[0]
+    _instance(odoo, cluster, namespace)
+
+
+def _cluster(odoo: "_Rpc", control_plane: ControlPlane) -> int:
+    connection = {
+        "server_url": control_plane.server,
+        "ca_certificate": control_plane.ca_pem,
+        "token": control_plane.service_account_token(seconds=TOKEN_LIFETIME),
+    }
+    model = "vworkspace.cluster"
+    found = odoo.call(model, "search", [("cluster_id", "=", CLUSTER_ID)])
+    if found:
+        odoo.call(model, "write", found, connection)
+    else:
+        names = [(0, 0, {"name": name}) for name in GATED_NAMESPACES]
+        new = {"name": "Demo", "cluster_id": CLUSTER_ID, "namespace_ids": names}
+        found = odoo.call(model, "create", [{**new, **connection}])
+    odoo.call(model, "action_test_connection", found)
+    return int(found[0])
+
+
+def _instance(odoo: "_Rpc", cluster: int, namespace: int) -> None:
+    model = "vworkspace.application.instance"
+    known = [("cluster_id", "=", cluster), ("name", "=", INSTANCE)]
+    if odoo.call(model, "search", known):
+        return
+    values = {**INSTANCE_VALUES, "cluster_id": cluster, "namespace_id": namespace}
+    created = odoo.call(model, "create", [values])
+    odoo.call(model, "action_deploy", created)
+
+
+class _Rpc:
+    """A session of the web client."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+        self._session.trust_env = False
+        credentials = {"db": database, "login": LOGIN, "password": PASSWORD}
+        self._post("/web/session/authenticate", credentials)
+
+    def call(self, model: str, method: str, *arguments: Any) -> Any:
+        """Call a public method of a model."""
+        return self._post(
+            f"/web/dataset/call_kw/{model}/{method}",
+            {"model": model, "method": method, "args": arguments, "kwargs": {}},
+        )
+
+    def _post(self, path: str, parameters: dict[str, Any]) -> Any:
+        answer = self._session.post(
+            f"{self._url}{path}",
+            json={"jsonrpc": "2.0", "method": "call", "params": parameters},
+            timeout=TIMEOUT,
+        )
+        answer.raise_for_status()
+        content = answer.json()
+        if "error" in content:
+            details = content["error"].get("data", {})
+            raise Failure(f"Odoo refused {path}: {details.get('message', content)}")
+        return content.get("result")

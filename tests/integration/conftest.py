@@ -1,0 +1,182 @@
+"""Odoo inside the test process, on a copy of the template database per module.
+
+Tests commit for real: post-commit hooks, crons and second processes see what a user's
+request would leave behind.
+"""
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from tests.conftest import CLUSTER_ID
+
+
+class OdooDatabase:
+    """One database of the Odoo in this process."""
+
+    def __init__(self, name, config):
+        self.name = name
+        self.config = config
+        from odoo.modules.registry import Registry
+
+        self.registry = Registry(name)
+
+    @contextmanager
+    def transaction(self, login="admin"):
+        """Yield an environment of that user; commit at the end, as a request would."""
+        import odoo.api
+
+        with self.registry.cursor() as cr:
+            users = odoo.api.Environment(cr, odoo.SUPERUSER_ID, {})["res.users"]
+            user = users.search([("login", "=", login)])
+            # As in a session: the companies that are ticked, here all of the user's.
+            context = {"allowed_company_ids": user.company_ids.ids}
+            yield odoo.api.Environment(cr, user.id, context)
+
+    def call(self, login, model, method, *args, **kwargs):
+        """Call a public method as a client of the RPC interface would."""
+        from odoo.service.model import call_kw
+
+        with self.transaction(login) as env:
+            return call_kw(env[model], method, args, kwargs)
+
+    def read(self, record, *fields):
+        """Return the record's fields as committed, read in a new transaction."""
+        with self.transaction() as env:
+            (values,) = env[record._name].browse(record.ids).read(fields)
+        return values if len(fields) > 1 else values[fields[0]]
+
+    def sql(self, query, *parameters):
+        """Run a statement in a transaction of its own; return its rows, if any."""
+        with self.registry.cursor() as cr:
+            cr.execute(query, parameters or None)
+            return cr.fetchall() if cr.description else []
+
+
+@pytest.fixture(scope="session")
+def odoo_in_process(odoo_install, postgres, template_database, work):
+    """Make Odoo importable and configured in this process; return its configuration."""
+    path = odoo_install.config_file(
+        work / "odoo" / "in-process.conf",
+        postgres=postgres,
+        data_dir=postgres.directory.parent / "odoo",
+        http_port=0,
+        gevent_port=0,
+    )
+    sys.path.insert(0, str(odoo_install.source))
+    os.environ.update(
+        {
+            key: value
+            for key, value in odoo_install.environment(path).items()
+            if key.startswith("VWORKSPACE_")
+        }
+    )
+    from odoo.tools import config
+
+    config.parse_config(["-c", str(path)], setup_logging=False)
+    logging.getLogger("odoo").setLevel(logging.INFO)
+    return path
+
+
+@pytest.fixture(scope="module")
+def database(odoo_in_process, odoo_install, postgres, template_database, request):
+    """A copy of the template database for one module of tests."""
+    name = request.module.__name__.rpartition(".")[2]
+    odoo_install.copy_database(postgres, template_database, name)
+    made = OdooDatabase(name, odoo_in_process)
+    yield made
+    from odoo.modules.registry import Registry
+    from odoo.sql_db import close_db
+
+    Registry.delete(name)
+    close_db(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def cluster(database, control_plane):
+    """A registered cluster with a credential, as an admin would enter it."""
+    with database.transaction() as env:
+        return env["vworkspace.cluster"].create(
+            {
+                "name": "Test",
+                "cluster_id": CLUSTER_ID,
+                "server_url": control_plane.server,
+                "ca_certificate": control_plane.ca_pem,
+                "token": control_plane.service_account_token(),
+            }
+        )
+
+
+@pytest.fixture
+def namespace_record(database, cluster, namespace):
+    with database.transaction() as env:
+        return env["vworkspace.cluster.namespace"].create(
+            {"cluster_id": cluster.id, "name": namespace}
+        )
+
+
+@pytest.fixture
+def make_instance(database, cluster, namespace_record):
+    """Return a function that makes a draft application in the test's namespace."""
+
+    def make(name="wiki", **values):
+        with database.transaction() as env:
+            return env["vworkspace.application.instance"].create(
+                {
+                    "name": name,
+                    "cluster_id": cluster.id,
+                    "namespace_id": namespace_record.id,
+                    "catalog_id": "wiki",
+                    "chart_url": "oci://registry.example.com/charts",
+                    "chart_name": "wiki",
+                    "chart_version": "1.4.2",
+                    "values_yaml": "replicas: 1\n",
+                    **values,
+                }
+            )
+
+    return make
+
+
+@pytest.fixture
+def deploy(database):
+    """Return a function that deploys as a user's request does: act, then commit."""
+
+    def run(record, login="admin"):
+        database.call(login, record._name, "action_deploy", record.ids)
+
+    return run
+
+
+class _Unexpected(logging.Handler):
+    """Collects what Odoo or the addon says at WARNING and above."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(f"{record.name}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def quiet_log(request):
+    """Fail a test in which Odoo's log has a warning or an error.
+
+    A test that provokes one names it: ``@pytest.mark.expect_log("part of its text")``.
+    """
+    marker = request.node.get_closest_marker("expect_log")
+    expected = marker.args if marker else ()
+    handler = _Unexpected()
+    logger = logging.getLogger("odoo")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    surprising = [
+        line for line in handler.records if not any(text in line for text in expected)
+    ]
+    assert surprising == []

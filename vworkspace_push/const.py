@@ -1,0 +1,49 @@
+"""Constants that several parts of the addon share, each with its unit."""
+
+# The bus message that says which records of a model changed. Ids only: record rules
+# do not apply to payloads, so clients read the records themselves.
+BUS_UPDATED = "vworkspace_push/updated"
+
+# PostgreSQL channel on which a process tells the others that a cluster's settings or
+# credential changed. The payload is the cluster's id.
+NOTIFY_CHANNEL = "vworkspace_push"
+
+# More records than this in one transaction are left to the delivery cron, so that a
+# user's request does not wait for a long row of API calls.
+DELIVER_AFTER_COMMIT_LIMIT = 5
+
+DELIVERY_BATCH = 50  # records that one cron transaction locks and delivers
+DELIVERY_TIMEOUT = 8.0  # s for one API call, while a user may be waiting for it
+
+RETRY_FIRST = 5.0  # s until the second attempt
+RETRY_MAX = 600.0  # s, the longest back-off
+RETRY_SETTINGS = 600.0  # s, when only a person is likely to mend it (TLS, 401)
+
+LEASE_SECONDS = 20  # s for which a watch worker holds a cluster without renewing
+LEASE_RENEW = 5.0  # s between renewals
+STALE_AFTER = 120  # s without news from a cluster until its health is unknown
+
+MAX_VALUES_BYTES = 1_000_000  # of values as YAML; an object in etcd holds 1.5 MiB
+
+DELIVERY_STATES = [
+    ("draft", "Draft"),
+    ("pending", "Pending"),
+    ("applied", "Applied"),
+    ("conflict", "Conflict"),
+    ("denied", "Denied"),
+    ("failed", "Failed"),
+    ("lost", "Lost"),
+    ("deleting", "Deleting"),
+    ("deleted", "Deleted"),
+]
+
+HEALTH_STATES = [
+    ("failed", "Failed"),
+    ("degraded", "Degraded"),
+    ("blocked", "Blocked"),
+    ("unknown", "Unknown"),
+    ("progressing", "Progressing"),
+    ("ready", "Ready"),
+    ("suspended", "Suspended"),
+    ("deleting", "Deleting"),
+]

@@ -1,0 +1,387 @@
+from datetime import timedelta
+
+from odoo import api, fields, models
+from odoo.exceptions import UserError, ValidationError
+
+from .. import const, sealing
+from ..connections import connections
+from ..kube import access, connection, resources
+from ..kube.errors import KubeError
+
+# A change of one of these makes every open connection to the cluster obsolete.
+CONNECTION_FIELDS = {"server_url", "ca_certificate", "tls_server_name", "cluster_id"}
+
+
+class VworkspaceCluster(models.Model):
+    _name = "vworkspace.cluster"
+    _description = "Kubernetes Cluster"
+    _inherit = ["mail.thread", "mail.activity.mixin"]
+    _order = "name, id"
+
+    name = fields.Char(required=True, tracking=True)
+    active = fields.Boolean(default=True)
+    company_id = fields.Many2one(
+        "res.company", required=True, default=lambda self: self.env.company
+    )
+    cluster_id = fields.Char(
+        string="Cluster ID",
+        required=True,
+        tracking=True,
+        help="The identity that the cluster's operator was installed with. It is "
+        "written as a label on every object, and the cluster refuses another one's.",
+    )
+    connectivity_mode = fields.Selection(
+        [("push", "Push"), ("pull", "Pull")],
+        required=True,
+        default="push",
+        help="Push: Odoo writes to the cluster's API server. Pull: an agent in the "
+        "cluster fetches its work; this addon does not write to it.",
+    )
+
+    # What is needed to reach it, except for the secret
+    server_url = fields.Char(
+        string="API Server",
+        tracking=True,
+        help="The address of the API server, such as https://10.0.0.1:6443. It is the "
+        '"server" of the cluster in a kubeconfig.',
+    )
+    tls_server_name = fields.Char(
+        string="TLS Server Name",
+        help="Only when the API server's certificate is made out to another name than "
+        "the one in its address.",
+    )
+    ca_certificate = fields.Text(
+        string="CA Certificate",
+        help="In PEM, as in a kubeconfig's certificate-authority-data after base64 "
+        "decoding. Empty: the certificate must be signed by a public authority.",
+    )
+    token = fields.Char(
+        string="Service Account Token",
+        compute="_compute_token",
+        inverse="_inverse_token",
+        groups="vworkspace_push.group_admin",
+        copy=False,
+        help="Stored sealed, and never shown again. A new one replaces the old one.",
+    )
+    credential_ids = fields.One2many(
+        "vworkspace.cluster.credential",
+        "cluster_id",
+        groups="vworkspace_push.group_admin",
+    )
+    has_credential = fields.Boolean(compute="_compute_has_credential")
+    key_problem = fields.Char(
+        compute="_compute_key_problem", groups="vworkspace_push.group_admin"
+    )
+    connection_version = fields.Integer(
+        readonly=True,
+        copy=False,
+        default=1,
+        help="Counts up when settings or credential change; connections of an older "
+        "version are closed.",
+    )
+
+    namespace_ids = fields.One2many(
+        "vworkspace.cluster.namespace", "cluster_id", copy=True
+    )
+    instance_ids = fields.One2many("vworkspace.application.instance", "cluster_id")
+    instance_count = fields.Integer(compute="_compute_instance_counts")
+    unwell_count = fields.Integer(compute="_compute_instance_counts")
+
+    # What the last test saw
+    check_state = fields.Selection(
+        [("none", "Not tested"), ("ok", "Works"), ("problem", "Problem")],
+        default="none",
+        readonly=True,
+        copy=False,
+        string="Connection",
+    )
+    check_message = fields.Text(readonly=True, copy=False)
+    check_date = fields.Datetime(string="Last Tested", readonly=True, copy=False)
+    server_version = fields.Char(readonly=True, copy=False)
+    server_identity = fields.Char(string="Known There As", readonly=True, copy=False)
+
+    # Who watches it
+    lease_ids = fields.One2many("vworkspace.watch.lease", "cluster_id")
+    last_contact = fields.Datetime(
+        compute="_compute_watch", help="When a status was last read from the cluster."
+    )
+    watch_state = fields.Selection(
+        [
+            ("off", "No worker"),
+            ("waiting", "Waiting"),
+            ("watching", "Watching"),
+            ("polling", "Polled by the cron"),
+        ],
+        compute="_compute_watch",
+        string="Status Feed",
+    )
+    watch_message = fields.Char(compute="_compute_watch")
+
+    _cluster_id_uniq = models.UniqueIndex(
+        "(cluster_id)", "Another cluster is registered with this cluster ID."
+    )
+
+    # === COMPUTE METHODS === #
+
+    def _compute_token(self):
+        self.token = False  # write-only: no reader ever gets a secret
+
+    def _inverse_token(self):
+        for cluster in self:
+            if cluster.token:
+                cluster._store_token(cluster.token)
+
+    @api.depends("credential_ids")
+    def _compute_has_credential(self):
+        for cluster in self:
+            cluster.has_credential = bool(cluster.sudo().credential_ids)
+
+    @api.depends_context("uid")
+    def _compute_key_problem(self):
+        try:
+            sealing.check_keys()
+        except sealing.SealingError as exc:
+            self.key_problem = str(exc)
+        else:
+            self.key_problem = False
+
+    @api.depends("instance_ids.health")
+    def _compute_instance_counts(self):
+        groups = self.env["vworkspace.application.instance"]._read_group(
+            [("cluster_id", "in", self.ids)], ["cluster_id", "health"], ["__count"]
+        )
+        for cluster in self:
+            counts = {h: n for c, h, n in groups if c.id == cluster._origin.id}
+            cluster.instance_count = sum(counts.values())
+            cluster.unwell_count = sum(
+                counts.get(health, 0) for health in ("failed", "degraded", "blocked")
+            )
+
+    @api.depends("lease_ids.expires_at", "lease_ids.state", "lease_ids.message")
+    def _compute_watch(self):
+        now = fields.Datetime.now()
+        for cluster in self:
+            lease = cluster.sudo().lease_ids[:1]
+            cluster.last_contact = lease.last_contact
+            cluster.watch_message = lease.message
+            if lease.expires_at and lease.expires_at > now:
+                cluster.watch_state = lease.state
+            elif lease.last_contact and lease.last_contact > now - timedelta(
+                seconds=const.STALE_AFTER
+            ):
+                cluster.watch_state = "polling"
+            else:
+                cluster.watch_state = "off"
+
+    # === CONSTRAINT METHODS === #
+
+    @api.constrains("server_url", "connectivity_mode")
+    def _check_server_url(self):
+        for cluster in self.filtered(lambda c: c.connectivity_mode == "push"):
+            if not cluster.server_url:
+                raise ValidationError(
+                    self.env._("A Push cluster needs the address of its API server.")
+                )
+            try:
+                connection.check_server(cluster.server_url)
+            except ValueError as exc:
+                raise ValidationError(str(exc)) from None
+
+    @api.constrains("ca_certificate")
+    def _check_ca_certificate(self):
+        for cluster in self.filtered("ca_certificate"):
+            try:
+                connection.check_ca(cluster.ca_certificate)
+            except ValueError as exc:
+                raise ValidationError(str(exc)) from None
+
+    @api.constrains("cluster_id")
+    def _check_cluster_id(self):
+        for cluster in self:
+            if not resources.is_label_value(cluster.cluster_id):
+                raise ValidationError(
+                    self.env._(
+                        "A cluster ID is at most 63 letters, digits, dots, dashes and "
+                        "underscores, and begins and ends with a letter or digit: it "
+                        "becomes a label in the cluster."
+                    )
+                )
+
+    # === CRUD METHODS === #
+
+    def copy_data(self, default=None):
+        return [
+            {
+                **vals,
+                "name": self.env._("%s (copy)", cluster.name),
+                "cluster_id": f"{cluster.cluster_id}-copy"[:63],
+            }
+            for cluster, vals in zip(self, super().copy_data(default), strict=True)
+        ]
+
+    def write(self, vals):
+        if "cluster_id" in vals:
+            self._refuse_new_identity(vals["cluster_id"])
+        result = super().write(vals)
+        if (CONNECTION_FIELDS | {"active", "connectivity_mode"}) & vals.keys():
+            self._connection_changed()
+        return result
+
+    def _refuse_new_identity(self, cluster_id):
+        changed = self.filtered(lambda c: c.cluster_id != cluster_id)
+        if changed.instance_ids.filtered("uid"):
+            raise UserError(
+                self.env._(
+                    "The cluster ID cannot change while applications are deployed "
+                    "there: it is a label on each of them."
+                )
+            )
+
+    @api.ondelete(at_uninstall=False)
+    def _unlink_except_with_instances(self):
+        if self.with_context(active_test=False).instance_ids:
+            raise UserError(
+                self.env._(
+                    "This cluster still has applications. Delete them first, or "
+                    "archive the cluster to stop writing to it."
+                )
+            )
+
+    # === ACTIONS === #
+
+    def action_test_connection(self):
+        """Try the connection now and say in a sentence what was seen."""
+        self.ensure_one()
+        self.check_access("write")
+        try:
+            report = access.inspect(self._connection())
+        except (KubeError, sealing.SealingError, UserError) as exc:
+            self._store_check("problem", _with_hint(exc))
+            return self._notification("danger", _with_hint(exc))
+        self.write(
+            {
+                "server_version": report.server_version,
+                "server_identity": report.username,
+            }
+        )
+        if report.missing:
+            message = self.env._(
+                "Kubernetes %(version)s answers, we are %(user)s, but it does not "
+                "serve %(missing)s. Install the vWorkspace operator there first.",
+                version=report.server_version,
+                user=report.username,
+                missing=", ".join(report.missing),
+            )
+            self._store_check("problem", message)
+            return self._notification("warning", message)
+        message = self.env._(
+            "Kubernetes %(version)s answers, we are %(user)s, and it serves %(kinds)s.",
+            version=report.server_version,
+            user=report.username,
+            kinds=", ".join(report.served),
+        )
+        self._store_check("ok", message)
+        return self._notification("success", message)
+
+    def action_open_instances(self):
+        self.ensure_one()
+        action = self.env["ir.actions.act_window"]._for_xml_id(
+            "vworkspace_push.vworkspace_application_instance_action"
+        )
+        action["domain"] = [("cluster_id", "=", self.id)]
+        action["context"] = {"default_cluster_id": self.id}
+        return action
+
+    def action_open_unwell_instances(self):
+        action = self.action_open_instances()
+        action["context"] |= {"search_default_unwell": 1}
+        return action
+
+    # === BUSINESS METHODS === #
+
+    def _connection(self):
+        """Return this process's connection to the cluster.
+
+        :rtype: kube.connection.Connection
+        :raise UserError: when something is missing that a person must enter
+        :raise SealingError: when the stored credential does not open
+        """
+        self.ensure_one()
+        cluster_sudo = self.sudo()
+        if cluster_sudo.connectivity_mode != "push":
+            raise UserError(self.env._("%s is not a Push cluster.", self.name))
+        return connections.get(
+            key=(self.env.cr.dbname, cluster_sudo.id),
+            version=cluster_sudo.connection_version,
+            make=cluster_sudo._make_connection,
+        )
+
+    def _make_connection(self):
+        """Build a connection. In superuser mode, since it opens the credential."""
+        credential_sudo = self.credential_ids[:1]
+        if not self.server_url:
+            raise UserError(self.env._("%s has no API server address.", self.name))
+        if not credential_sudo:
+            raise UserError(
+                self.env._(
+                    "There is no credential for %s yet. An administrator can enter a "
+                    "service account token on the cluster's form.",
+                    self.name,
+                )
+            )
+        token = credential_sudo._unseal()
+        settings = connection.Settings(
+            server=connection.check_server(self.server_url),
+            ca_pem=self.ca_certificate or None,
+            tls_server_name=self.tls_server_name or None,
+        )
+        return connection.Connection(settings, token=lambda: token)
+
+    def _store_token(self, token):
+        """Seal `token` as the cluster's one credential."""
+        self.ensure_one()
+        credentials_sudo = self.env["vworkspace.cluster.credential"].sudo()
+        credentials_sudo._check_token(token)
+        self.sudo().credential_ids.unlink()
+        credentials_sudo._store(self, token.strip())
+        self._connection_changed()
+        self.message_post(body=self.env._("The credential was replaced."))
+
+    def _connection_changed(self):
+        """Make every process use the new settings, and try what failed at once."""
+        for cluster in self:
+            cluster.connection_version += 1
+        self.env["vworkspace.application.instance"]._retry_failed(self)
+        self._notify_processes()
+
+    def _notify_processes(self):
+        for cluster in self:
+            self.env.cr.execute(
+                "SELECT pg_notify(%s, %s)", [const.NOTIFY_CHANNEL, str(cluster.id)]
+            )
+
+    def _store_check(self, state, message):
+        self.write(
+            {
+                "check_state": state,
+                "check_message": message,
+                "check_date": fields.Datetime.now(),
+            }
+        )
+
+    def _notification(self, kind, message):
+        return {
+            "type": "ir.actions.client",
+            "tag": "display_notification",
+            "params": {
+                "type": kind,
+                "message": message,
+                "sticky": kind != "success",
+                "next": {"type": "ir.actions.client", "tag": "soft_reload"},
+            },
+        }
+
+
+def _with_hint(exc):
+    hint = getattr(exc, "hint", "")
+    return f"{exc} {hint}" if hint else str(exc)

@@ -1,0 +1,22 @@
+from odoo import fields, models
+
+
+class VworkspaceFieldConflict(models.Model):
+    _name = "vworkspace.field.conflict"
+    _description = "Field Conflict"
+    _order = "id"
+    _rec_name = "field"
+
+    instance_id = fields.Many2one(
+        "vworkspace.application.instance",
+        required=True,
+        ondelete="cascade",
+        index=True,
+    )
+    company_id = fields.Many2one(related="instance_id.company_id")
+    field = fields.Char(required=True)
+    our_value = fields.Text()
+    live_value = fields.Text(string="Value in the Cluster")
+    manager = fields.Char(string="Other Manager")
+    operation = fields.Char()
+    since = fields.Datetime()

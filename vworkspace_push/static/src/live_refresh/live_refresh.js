@@ -1,0 +1,100 @@
+import { onWillUnmount } from "@odoo/owl";
+import { useBus, useService } from "@web/core/utils/hooks";
+import { registry } from "@web/core/registry";
+import { formView } from "@web/views/form/form_view";
+import { kanbanView } from "@web/views/kanban/kanban_view";
+import { listView } from "@web/views/list/list_view";
+
+/** At most one refresh of a view in this time, in milliseconds. */
+const REFRESH_INTERVAL = 1000;
+
+/** The first refresh waits this long for more messages, in milliseconds. */
+const GATHER = 100;
+
+/**
+ * Reload a view's records when the server says that some of them changed.
+ *
+ * @param {(message: {model: string, ids: number[]}) => boolean} concerns whether the
+ *  message is about something that this view shows
+ * @param {() => boolean} isBusy whether a reload would take something from the user
+ * @param {() => Promise<void>} reload
+ */
+function useLiveRefresh(concerns, isBusy, reload) {
+    const bus = useService("bus_service");
+    let timer = null;
+    let refreshedAt = 0;
+
+    const schedule = () => {
+        if (timer) {
+            return;
+        }
+        const wait = Math.max(GATHER, refreshedAt + REFRESH_INTERVAL - Date.now());
+        timer = setTimeout(refresh, wait);
+    };
+    const refresh = async () => {
+        timer = null;
+        refreshedAt = Date.now();
+        if (isBusy()) {
+            schedule(); // as soon as the user is done
+            return;
+        }
+        await reload();
+    };
+    const onUpdated = (message) => {
+        if (concerns(message)) {
+            schedule();
+        }
+    };
+
+    bus.subscribe("vworkspace_push/updated", onUpdated);
+    bus.start();
+    onWillUnmount(() => {
+        bus.unsubscribe("vworkspace_push/updated", onUpdated);
+        clearTimeout(timer);
+    });
+}
+
+const LiveForm = (Controller) =>
+    class extends Controller {
+        setup() {
+            super.setup();
+            // What is being typed is not in the record yet; the field says so here.
+            let isTyping = false;
+            useBus(this.model.bus, "FIELD_IS_DIRTY", (ev) => (isTyping = ev.detail));
+            useLiveRefresh(
+                ({ model, ids }) =>
+                    model === this.props.resModel && ids.includes(this.model.root.resId),
+                // A form that is being edited keeps what was entered.
+                () => this.model.root.dirty || isTyping || this.ui.isBlocked,
+                () => this.model.root.load()
+            );
+        }
+    };
+
+const LiveMulti = (Controller) =>
+    class extends Controller {
+        setup() {
+            super.setup();
+            useLiveRefresh(
+                // Any record may have entered or left what the filter shows.
+                ({ model }) => model === this.props.resModel,
+                () =>
+                    Boolean(this.model.root.editedRecord) ||
+                    this.model.root.selection?.length > 0,
+                () => this.model.load()
+            );
+        }
+    };
+
+registry.category("views").add("vworkspace_form", {
+    ...formView,
+    Controller: LiveForm(formView.Controller),
+});
+registry.category("views").add("vworkspace_list", {
+    ...listView,
+    Controller: LiveMulti(listView.Controller),
+});
+registry.category("views").add("vworkspace_kanban", {
+    ...kanbanView,
+    Controller: LiveMulti(kanbanView.Controller),
+});

@@ -1,0 +1,211 @@
+"""The one door through which status enters the database.
+
+The watch worker, the status cron and delivery all hand their reports to `ingest`. It
+is idempotent and guarded by resourceVersion, so it does not matter in which order they
+come, how often, or through which feeder.
+
+Odoo never computes a status that the cluster did not report; `mark_stale` takes health
+back to unknown when the cluster has not been heard of for too long.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from odoo import fields
+from odoo.tools import SQL
+
+from .. import const
+from ..kube import resources
+from ..transactions import lock_rows
+
+_logger = logging.getLogger(__name__)
+
+MODELS = {"ApplicationInstance": "vworkspace.application.instance"}
+
+# The condition whose words explain each health, the first one present.
+EXPLAINED_BY = {
+    "ready": ("Ready",),
+    "progressing": ("Reconciling", "Ready"),
+    "degraded": ("Degraded",),
+    "blocked": ("Blocked",),
+    "suspended": ("Suspended",),
+    "failed": ("Ready", "Degraded"),
+    "deleting": ("Deleting",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One object as a cluster reported it, or its end."""
+
+    kind: str
+    observed: resources.Observed
+    deleted: bool = False
+
+    @classmethod
+    def from_object(cls, obj, *, deleted=False, kind=None):
+        return cls(
+            kind=kind or obj["kind"], observed=resources.observe(obj), deleted=deleted
+        )
+
+
+def ingest(env, cluster_id, reports):
+    """Write what a cluster reports, and return the uids that no record has.
+
+    :param int cluster_id: id of the cluster's record
+    :param list[Report] reports: at most one for each object
+    :rtype: set[str]
+    """
+    unclaimed = set()
+    for kind, model in MODELS.items():
+        by_uid = {r.observed.uid: r for r in reports if r.kind == kind}
+        unclaimed |= _ingest_model(env[model], cluster_id, by_uid)
+    return unclaimed
+
+
+def vanished(env, cluster_id, kind, namespace, present_uids, list_version):
+    """Mark the records whose object is missing from a complete list.
+
+    :param present_uids: the uids of all objects in the list
+    :param list_version: the list's resourceVersion; what was applied after it is not
+        expected in it
+    """
+    model = env[MODELS[kind]]
+    gone = model.search(
+        [
+            ("cluster_id", "=", cluster_id),
+            ("namespace_id.name", "=", namespace),
+            ("uid", "!=", False),
+            ("uid", "not in", list(present_uids)),
+            ("delivery_state", "not in", ("deleted", "lost")),
+        ]
+    )
+    records = model.browse(lock_rows(env, model._table, gone.ids))
+    records = records.filtered(
+        lambda r: not resources.newer(r.resource_version or "", list_version)
+    )
+    for record in records:
+        _store_end(record)
+    records._notify_updated()
+
+
+def mark_stale(env):
+    """Set the health of applications to unknown where their cluster went silent."""
+    limit = fields.Datetime.now() - timedelta(seconds=const.STALE_AFTER)
+    for name in MODELS.values():
+        model = env[name]
+        stale = model.search(
+            [
+                ("health", "not in", (False, "unknown")),
+                "|",
+                ("cluster_id.lease_ids", "=", False),
+                ("cluster_id.lease_ids.last_contact", "<", limit),
+            ]
+        )
+        records = model.browse(lock_rows(env, model._table, stale.ids))
+        for record in records:
+            record._writer().write(
+                {
+                    "health": "unknown",
+                    "health_message": env._(
+                        "%s has not been heard of for a while.", record.cluster_id.name
+                    ),
+                }
+            )
+        records._notify_updated()
+
+
+def record_values(observed, *, as_of):
+    """Return the observed fields of a record for `observed`.
+
+    :param as_of: when it was read from the cluster (naive UTC)
+    """
+    health = observed.health
+    return {
+        "health": health,
+        "health_message": _explanation(observed, health) or False,
+        "observed_resource_version": observed.resource_version,
+        "observed_generation": observed.observed_generation or 0,
+        "status_as_of": as_of,
+        "last_reconcile_time": _naive(observed.last_reconcile_time),
+    }
+
+
+def _ingest_model(model, cluster_id, by_uid):
+    env = model.env
+    env.cr.execute(
+        SQL(
+            "SELECT id FROM %s WHERE cluster_id = %s AND uid = ANY(%s)",
+            SQL.identifier(model._table),
+            cluster_id,
+            list(by_uid),
+        )
+    )
+    ids = [row[0] for row in env.cr.fetchall()]
+    records = model.browse(lock_rows(env, model._table, ids))
+    unclaimed = by_uid.keys() - set(records.mapped("uid"))
+    changed = records.filtered(lambda r: _ingest_record(r, by_uid[r.uid]))
+    changed._notify_updated()
+    return unclaimed
+
+
+def _ingest_record(record, report):
+    """Write one report, and return whether it changed anything."""
+    observed = report.observed
+    if resources.newer(
+        record.observed_resource_version or "", observed.resource_version
+    ):
+        return False
+    if report.deleted:
+        return _store_end(record)
+    if _is_known(record, observed):
+        return False
+    record._store_observed(observed, as_of=fields.Datetime.now())
+    return True
+
+
+def _is_known(record, observed):
+    """Whether the record shows this already; an equal version may have gone stale."""
+    return (
+        record.observed_resource_version == observed.resource_version
+        and record.health == observed.health
+    )
+
+
+def _store_end(record):
+    if record.delivery_state in ("deleted", "lost"):
+        return False
+    wanted = record.delivery_state == "deleting"
+    record._writer().write(
+        {
+            "delivery_state": "deleted" if wanted else "lost",
+            "delivery_message": False
+            if wanted
+            else record.env._(
+                "The object vanished from %s: somebody else deleted it. It is not "
+                "created again unless you say so.",
+                record.cluster_id.name,
+            ),
+            "next_attempt_at": False,
+            "health": False,
+            "health_message": False,
+        }
+    )
+    record.condition_ids.unlink()
+    record.endpoint_ids.unlink()
+    if not wanted:
+        record.message_post(body=record.delivery_message)
+    return True
+
+
+def _explanation(observed, health):
+    for wanted in EXPLAINED_BY.get(health, ()):
+        for condition in observed.conditions:
+            if condition.type == wanted:
+                return (condition.message or condition.reason or "")[:500]
+    return ""
+
+
+def _naive(moment):
+    return moment.replace(tzinfo=None) if moment else False
