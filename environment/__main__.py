@@ -7,7 +7,6 @@ and starts again inside it. Until then it uses the standard library alone.
 import os
 import sys
 
-from .paths import work_folder
 from .progress import Failure, say
 from .python_env import ensure_python, inside_environment
 
@@ -58,11 +57,13 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
     if command in ("kubectl", "operator"):
         return run.kubectl(rest) if command == "kubectl" else run.operator(rest)
-    if command == "screenshots":
-        from .screenshots import take
-
-        return take(run.Demo(work_folder()))
-    return {"run": run.run, "clean": run.clean, "shell": run.shell}[command]()
+    simple = {
+        "run": run.run,
+        "clean": run.clean,
+        "shell": run.shell,
+        "screenshots": run.screenshots,
+    }
+    return simple[command]()
 
 
 if __name__ == "__main__":

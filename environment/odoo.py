@@ -35,6 +35,7 @@ UNSTABLE = (
     "fonts-ocr-b",
 )
 STABLE = ("fonts-font-awesome", "fonts-inconsolata")
+WATCH_READY_LINE = "watch worker ready"
 START_TIMEOUT = 120.0  # s; includes loading the registry
 STOP_TIMEOUT = 10.0  # s
 
@@ -275,7 +276,10 @@ class OdooInstall:
         log: Path,
         env: Mapping[str, str] | None = None,
     ) -> Process:
-        """Return the watch worker of one database, not started yet."""
+        """Return the watch worker of one database, not started yet.
+
+        It watches once it has written WATCH_READY_LINE.
+        """
         # Odoo finds an addon's command by ODOO_RC's addons path, not by `-c`'s.
         return Process(
             "vworkspace_watch",

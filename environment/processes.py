@@ -112,6 +112,7 @@ class Process:
         self.user = user
         self.stop_signal = stop_signal
         self._popen: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     def __repr__(self) -> str:
         return f"<Process {self.name} pid={self.pid}>"
@@ -134,6 +135,7 @@ class Process:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
+            self._log_start = output.tell()
             self._popen = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -144,7 +146,26 @@ class Process:
                 start_new_session=True,
                 **account_arguments(self.user),
             )
-        _reaper.watch(self._popen.pid, self.stop_signal)
+        _reaper.watch(self)
+
+    def output(self) -> str:
+        """Return what it has written to its log since it was started."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode(errors="replace")
+
+    def wait_for_output(self, text: str, *, timeout: float) -> None:
+        """Wait until it has written `text` since it was started.
+
+        :param timeout: in seconds
+        :raise Failure: it has not, or it has ended; with the end of its log
+        """
+        wait_until(
+            lambda: text in self.output(),
+            what=f"{self.name} to say {text!r}",
+            timeout=timeout,
+            process=self,
+        )
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Ask it to end; after `timeout` seconds, kill it."""
@@ -162,7 +183,7 @@ class Process:
             return
         self.send_to_group(signal.SIGKILL)
         self._popen.wait()
-        _reaper.forget(self._popen.pid)
+        _reaper.forget(self)
         # The group may hold children that outlived their leader.
         self._popen = None
 
@@ -200,12 +221,15 @@ class _Reaper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._popen: subprocess.Popen[bytes] | None = None
+        self._watched: list[Process] = []
 
-    def watch(self, pid: int, stop_signal: signal.Signals) -> None:
-        self._tell(f"+{pid} {int(stop_signal)}\n")
+    def watch(self, process: Process) -> None:
+        self._watched.append(process)
+        self._tell(f"+{process.pid} {int(process.stop_signal)}\n")
 
-    def forget(self, pid: int) -> None:
-        self._tell(f"-{pid}\n")
+    def forget(self, process: Process) -> None:
+        self._watched.remove(process)
+        self._tell(f"-{process.pid}\n")
 
     def _tell(self, line: str) -> None:
         with self._lock:
@@ -217,7 +241,8 @@ class _Reaper:
                 self._popen.stdin.flush()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        popen = subprocess.Popen(
+        atexit.register(self._finish)
+        return subprocess.Popen(
             # Isolated, or the folder's `operator` would stand for Python's own.
             [sys.executable, "-S", "-I", Path(__file__).with_name("reaper.py")],
             stdin=subprocess.PIPE,
@@ -225,17 +250,16 @@ class _Reaper:
             cwd="/",
             start_new_session=True,
         )
-        atexit.register(self._finish, popen)
-        return popen
 
-    @staticmethod
-    def _finish(popen: "subprocess.Popen[bytes]") -> None:
-        """Let it stop what nobody stopped, and wait for that."""
-        assert popen.stdin is not None
+    def _finish(self) -> None:
+        """Stop what nobody stopped, the newest first."""
+        for process in reversed(self._watched.copy()):
+            process.stop()
+        assert self._popen is not None
+        assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            popen.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            popen.wait(STOP_TIMEOUT + 5)
+            self._popen.stdin.close()
+        self._popen.wait()
 
 
 _reaper = _Reaper()

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import cache, demo
 from .control_plane import ControlPlane
 from .control_plane_build import program
-from .odoo import OdooInstall, OdooServer
+from .odoo import START_TIMEOUT, WATCH_READY_LINE, OdooInstall, OdooServer
 from .paths import ADDON, work_folder
 from .postgres import Postgres, server_binaries
 from .processes import Process, remembered_port
@@ -125,6 +125,7 @@ class Demo:
         stack.callback(self.worker.stop)
         with step("Starting the watch worker"):
             self.worker.start()
+            self.worker.wait_for_output(WATCH_READY_LINE, timeout=START_TIMEOUT)
 
 
 def run() -> int:
@@ -145,7 +146,8 @@ def run() -> int:
             return 0
         finally:
             # A second Ctrl-C must not leave half of it running.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             before = time.monotonic()
             stack.close()
             say(f"Stopped in {time.monotonic() - before:.1f} s; the data are kept.")
@@ -199,6 +201,15 @@ def operator(arguments: list[str]) -> int:
     parts = _existing_cluster()
     main(["--control", str(parts.operator.control_file), *arguments])
     return 0
+
+
+def screenshots() -> int:
+    """Take the documentation's screenshots from the running demo."""
+    from .screenshots import take
+
+    parts = _existing_cluster()
+    port = (parts.work / "ports" / "http").read_text().strip()
+    return take(parts.operator, url=f"http://127.0.0.1:{port}")
 
 
 def addon_fingerprint() -> str:

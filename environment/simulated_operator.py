@@ -13,7 +13,7 @@ from typing import Any
 from .control_plane import SYSTEM_NAMESPACE, ControlPlane
 from .operator import operator_manifests
 from .paths import CHECKOUT
-from .processes import Process, wait_until
+from .processes import Process
 
 SERVICE_ACCOUNT = "vworkspace-operator"
 READY_LINE = "operator ready"
@@ -69,14 +69,8 @@ class SimulatedOperator:
         )
         self.control(delay=self.delay)
         self._process = self._new_process()
-        before = self.log.stat().st_size if self.log.exists() else 0
         self._process.start()
-        wait_until(
-            lambda: READY_LINE in self._log_since(before),
-            what="the simulated operator to be ready",
-            timeout=START_TIMEOUT,
-            process=self._process,
-        )
+        self._process.wait_for_output(READY_LINE, timeout=START_TIMEOUT)
 
     def stop(self) -> None:
         """Stop it; it takes its admission webhook with it."""
@@ -113,8 +107,3 @@ class SimulatedOperator:
             cwd=CHECKOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-
-    def _log_since(self, offset: int) -> str:
-        with self.log.open("rb") as file:
-            file.seek(offset)
-            return file.read().decode(errors="replace")

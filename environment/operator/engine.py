@@ -238,7 +238,7 @@ class Engine:
         if obj is None or key[0] == NAMESPACE.name or not self.listed.is_set():
             return
         work = self._work[key]
-        if work.writing or obj["metadata"].get("deletionTimestamp"):
+        if work.writing:
             return
         if time.monotonic() < work.not_before:
             self._look_again(key, work.not_before)

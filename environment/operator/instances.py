@@ -2,8 +2,8 @@
 
 A new generation is reported as Reconciling, and after a delay as what its behaviour
 says: ready, degraded, failed. A placeholder is Suspended and a blocked one Blocked,
-both at once. A status that is settled is left alone until the generation or the
-behaviour changes, so that a test can write a status of its own.
+both at once; one that a finalizer holds is Deleting. A status that is settled is left
+alone until the generation or the behaviour changes, so that a test can write its own.
 """
 
 from collections.abc import Mapping
@@ -61,6 +61,8 @@ def instance_step(
     """
     if behaviour == "silent":
         return Step()
+    if instance["metadata"].get("deletionTimestamp"):
+        return _report_deletion(instance, at=at)
     if _is_incomplete(instance):
         behaviour = "block"
     if progress is None or progress.generation != _generation(instance):
@@ -92,6 +94,21 @@ def _resume(instance: Object, *, now: float) -> Progress | None:
 def _tries_again(progress: Progress, behaviour: str | None) -> bool:
     stuck = ("fail", "block")
     return progress.settled and progress.behaviour in stuck and behaviour not in stuck
+
+
+def _report_deletion(instance: Object, *, at: str) -> Step:
+    """Seen only while somebody's finalizer holds the object; this operator has none."""
+    text = "The release is uninstalled; a finalizer holds the object"
+    wanted = [
+        Wanted("Deleting", "True", "Uninstalled", text),
+        Wanted("Ready", "False", "Uninstalled", text),
+    ]
+    if are_met(instance, wanted):
+        return Step()
+    return Step(
+        status=_status(instance, wanted, at=at),
+        story=f"Deleting=True, {text}",
+    )
 
 
 def _begin(instance: Object, *, behaviour: str | None, now: float, at: str) -> Step:

@@ -5,6 +5,8 @@ import threading
 
 import pytest
 
+RIVAL = "rival"
+
 
 def test_deploy_creates_the_object_and_stores_what_the_server_answered(
     database, make_instance, deploy, control_plane, namespace
@@ -14,17 +16,292 @@ def test_deploy_creates_the_object_and_stores_what_the_server_answered(
     deploy(instance)
 
     live = live_object(control_plane, namespace)
-    stored = database.read(
-        instance, "delivery_state", "uid", "resource_version", "generation"
-    )
+    stored = database.read(instance, "delivery_state", "uid", "resource_version")
     assert stored["delivery_state"] == "applied"
     assert stored["uid"] == live["metadata"]["uid"]
-    assert stored["generation"] == live["metadata"]["generation"] == 1
+    assert live["metadata"]["generation"] == 1
     assert live["spec"]["values"]["inline"] == {"replicas": 1}
     assert live["metadata"]["labels"] == {
         "app.vworkspace.io/managed-by": "control-plane",
         "app.vworkspace.io/cluster-id": "test-cluster",
     }
+
+
+def test_we_own_the_object_by_one_apply_entry_without_status(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+    change(database, instance, chart_version="1.5.0")
+    deploy(instance)
+
+    entries = [
+        entry
+        for entry in live_object(control_plane, namespace)["metadata"]["managedFields"]
+        if entry["manager"] == "vworkspace-odoo"
+    ]
+
+    assert [entry["operation"] for entry in entries] == ["Apply"]
+    assert "subresource" not in entries[0]
+    assert set(entries[0]["fieldsV1"]) == {"f:metadata", "f:spec"}
+
+
+def test_intent_is_committed_before_the_network_is_touched(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import apply
+
+    instance = make_instance()
+    seen = {}
+    real_apply = apply.apply
+
+    def spy(*args, **kwargs):
+        seen.update(database.read(instance, "delivery_state", "intent_revision"))
+        return real_apply(*args, **kwargs)
+
+    monkeypatch.setattr(apply, "apply", spy)
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+
+    assert seen["delivery_state"] == "pending"
+    assert seen["intent_revision"] == 1
+    assert database.read(instance, "delivery_state") == "applied"
+
+
+def test_a_rolled_back_deploy_sends_nothing(
+    database, make_instance, control_plane, namespace
+):
+    instance = make_instance()
+
+    with pytest.raises(RuntimeError), database.transaction() as env:
+        env[instance._name].browse(instance.ids).action_deploy()
+        raise RuntimeError
+
+    assert database.read(instance, "delivery_state") == "draft"
+    assert "No resources found" in control_plane.kubectl(
+        "get", "applicationinstance", "-n", namespace, check=False
+    )
+
+
+def test_an_edit_made_during_an_apply_is_delivered_next_and_not_marked_applied(
+    database, make_instance, deploy, control_plane, namespace, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import apply
+
+    instance = make_instance()
+    deploy(instance)
+    change(database, instance, chart_version="2.0.0")
+    versions = []
+    real_apply = apply.apply
+
+    def edit_meanwhile(connection, resource, manifest, **kwargs):
+        versions.append(manifest["spec"]["chart"]["version"])
+        if len(versions) == 1:
+            change(database, instance, chart_version="3.0.0")
+            editor = threading.Thread(target=deploy, args=[instance])
+            editor.start()
+            editor.join(30)
+        return real_apply(connection, resource, manifest, **kwargs)
+
+    monkeypatch.setattr(apply, "apply", edit_meanwhile)
+    deploy(instance)
+
+    assert versions == ["2.0.0", "3.0.0"]
+    live = live_object(control_plane, namespace)
+    assert live["spec"]["chart"]["version"] == "3.0.0"
+    stored = database.read(instance, "delivery_state", "delivered_revision")
+    assert (stored["delivery_state"], stored["delivered_revision"]) == ("applied", 3)
+
+
+def test_conflict_keeps_the_live_value_and_names_the_other_manager(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+    overwrite_as_rival(control_plane, namespace, version="6.0.0")
+    change(database, instance, chart_version="1.5.0")
+
+    deploy(instance)
+
+    assert database.read(instance, "delivery_state") == "conflict"
+    with database.transaction() as env:
+        (conflict,) = env[instance._name].browse(instance.ids).conflict_ids
+        assert conflict.field == ".spec.chart.version"
+        assert conflict.manager == RIVAL
+        assert conflict.our_value == '"1.5.0"'
+        assert conflict.live_value == '"6.0.0"'
+        assert conflict.since
+    live = live_object(control_plane, namespace)
+    assert live["spec"]["chart"]["version"] == "6.0.0"
+    assert database.read(instance, "chart_version") == "1.5.0"
+
+
+def test_a_conflict_ends_when_the_values_agree(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+    overwrite_as_rival(control_plane, namespace, version="6.0.0")
+    change(database, instance, chart_version="1.5.0")
+    deploy(instance)
+    change(database, instance, chart_version="6.0.0")
+
+    deploy(instance)
+
+    stored = database.read(instance, "delivery_state", "conflict_ids")
+    assert (stored["delivery_state"], stored["conflict_ids"]) == ("applied", [])
+
+
+@pytest.mark.parametrize("recreate", [False, True], ids=["vanished", "replaced"])
+def test_an_object_that_is_not_ours_any_more_is_never_written_to(
+    database, make_instance, deploy, control_plane, namespace, recreate
+):
+    instance = make_instance()
+    deploy(instance)
+    before = live_object(control_plane, namespace)
+    control_plane.kubectl("delete", "applicationinstance", "wiki", "-n", namespace)
+    if recreate:
+        kept = {"apiVersion", "kind", "spec"}
+        other = {key: before[key] for key in kept}
+        other["metadata"] = {"name": "wiki", "namespace": namespace}
+        other["spec"]["chart"]["version"] = "9.9.9"
+        control_plane.kubectl("create", "-f", "-", input=json.dumps(other))
+
+    deploy(instance)
+
+    assert database.read(instance, "delivery_state") == "lost"
+    if recreate:
+        live = live_object(control_plane, namespace)
+        assert live["spec"]["chart"]["version"] == "9.9.9"
+    else:
+        missing = control_plane.kubectl(
+            "get", "applicationinstance", "wiki", "-n", namespace, check=False
+        )
+        assert "NotFound" in missing
+
+
+def test_starting_over_after_a_loss_creates_a_new_object(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+    first = database.read(instance, "uid")
+    control_plane.kubectl("delete", "applicationinstance", "wiki", "-n", namespace)
+    deploy(instance)
+
+    database.call("admin", instance._name, "action_forget_lost", instance.ids)
+    deploy(instance)
+
+    stored = database.read(instance, "delivery_state", "uid")
+    assert stored["delivery_state"] == "applied"
+    assert stored["uid"] not in (False, first)
+
+
+def test_deleting_from_the_cluster_ends_with_the_object_gone(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+
+    database.call("admin", instance._name, "action_delete_from_cluster", instance.ids)
+
+    assert database.read(instance, "delivery_state") == "deleted"
+    missing = control_plane.kubectl(
+        "get", "applicationinstance", "wiki", "-n", namespace, check=False
+    )
+    assert "NotFound" in missing
+    database.call("admin", instance._name, "unlink", instance.ids)
+
+
+def test_deleting_waits_for_finalizers_and_says_which(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    deploy(instance)
+    finalizer = "example.com/backup"
+    patch(control_plane, namespace, {"metadata": {"finalizers": [finalizer]}})
+
+    database.call("admin", instance._name, "action_delete_from_cluster", instance.ids)
+
+    stored = database.read(instance, "delivery_state", "delivery_message", "health")
+    assert stored["delivery_state"] == "deleting"
+    assert finalizer in stored["delivery_message"]
+    assert stored["health"] == "deleting"
+    patch(control_plane, namespace, {"metadata": {"finalizers": []}})
+
+
+def test_what_exists_in_a_cluster_cannot_be_deleted_here_alone(
+    database, make_instance, deploy
+):
+    from odoo.exceptions import UserError
+
+    instance = make_instance()
+    deploy(instance)
+
+    with pytest.raises(UserError, match="Delete from Cluster"):
+        database.call("admin", instance._name, "unlink", instance.ids)
+
+
+def test_name_and_place_stay_once_deployed(database, make_instance, deploy):
+    from odoo.exceptions import UserError
+
+    instance = make_instance()
+    deploy(instance)
+
+    with pytest.raises(UserError, match="cannot change"):
+        database.call("admin", instance._name, "write", instance.ids, {"name": "other"})
+
+
+def test_a_namespace_without_rights_is_denied_in_the_servers_words(
+    database, cluster, make_instance, deploy, control_plane
+):
+    control_plane.create_namespace("test-no-rights")
+    with database.transaction() as env:
+        place = env["vworkspace.cluster.namespace"].create(
+            {"cluster_id": cluster.id, "name": "test-no-rights"}
+        )
+    instance = make_instance(namespace_id=place.id)
+
+    deploy(instance)
+
+    stored = database.read(
+        instance, "delivery_state", "delivery_message", "chart_version"
+    )
+    assert stored["delivery_state"] == "denied"
+    assert "cannot patch resource" in stored["delivery_message"]
+    assert stored["chart_version"] == "1.4.2"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"chart_version": "^1.4.0"}, "does not name one version"),
+        ({"chart_version": "latest"}, "does not name one version"),
+        ({"chart_url": "ftp://example.com"}, "oci://"),
+        ({"values_yaml": "a: [1"}, "not valid YAML"),
+        ({"values_yaml": "auth:\n  password: hunter2\n"}, "auth.password"),
+        ({"name": "Not A Name"}, "Name"),
+    ],
+    ids=["range", "latest", "scheme", "yaml", "secret", "name"],
+)
+def test_bad_input_is_kept_and_refused_in_a_sentence(
+    database, make_instance, deploy, values, sentence
+):
+    from odoo.exceptions import UserError
+
+    instance = make_instance(**values)
+
+    problems = database.read(instance, "problems")
+    with pytest.raises(UserError) as refusal:
+        deploy(instance)
+
+    assert sentence in problems
+    assert problems in str(refusal.value)
+    (field,) = values
+    assert database.read(instance, field) == values[field]
+    assert database.read(instance, "delivery_state") == "draft"
+
+
+# === HELPERS === #
 
 
 def live_object(control_plane, namespace, name="wiki"):
@@ -34,3 +311,18 @@ def live_object(control_plane, namespace, name="wiki"):
         *("-o", "json", "--show-managed-fields"),
     )
     return json.loads(text)
+
+
+def change(database, instance, **values):
+    database.call("admin", instance._name, "write", instance.ids, values)
+
+
+def patch(control_plane, namespace, body):
+    control_plane.kubectl(
+        *("patch", "applicationinstance", "wiki", "-n", namespace),
+        *("--type", "merge", "--field-manager", RIVAL, "-p", json.dumps(body)),
+    )
+
+
+def overwrite_as_rival(control_plane, namespace, *, version):
+    patch(control_plane, namespace, {"spec": {"chart": {"version": version}}})

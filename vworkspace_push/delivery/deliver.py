@@ -112,6 +112,8 @@ def _deliver_waiting(registry, waiting):
 
 
 def _lock_due(cr, table, ids):
+    # NO KEY: a plain FOR UPDATE would block the foreign key check that PostgreSQL makes
+    # when the outcome's transaction updates a record twice, and so block ourselves.
     cr.execute(
         SQL(
             """SELECT record.id
@@ -126,7 +128,7 @@ def _lock_due(cr, table, ids):
                   AND %(chosen)s
              ORDER BY record.next_attempt_at, record.id
                 LIMIT %(limit)s
-           FOR UPDATE OF lock SKIP LOCKED""",
+           FOR NO KEY UPDATE OF lock SKIP LOCKED""",
             table=SQL.identifier(table),
             states=DUE_STATES,
             chosen=SQL("TRUE") if ids is None else SQL("record.id = ANY(%s)", ids),

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .connection import Cancellation, Connection, Response
-from .errors import Conflict, Expired, InvalidResponse, KubeError, NotFound
+from .errors import (
+    Conflict,
+    Expired,
+    IdentityMismatch,
+    InvalidResponse,
+    KubeError,
+    NotFound,
+)
 from .ownership import complete_conflicts
 from .resources import FIELD_MANAGER, Resource, observe
 
@@ -77,7 +84,14 @@ def apply(
             timeout=timeout,
         )
     except Conflict as exc:
-        exc.conflicts = _completed(connection, path, manifest, exc, timeout=timeout)
+        live = _live(connection, path, timeout=timeout)
+        # The server compares fields before uids: another object of this name that
+        # differs from ours is reported as a conflict.
+        if uid and observe(live).uid not in ("", uid):
+            raise IdentityMismatch(
+                "Another object has this name in the cluster now."
+            ) from exc
+        exc.conflicts = complete_conflicts(exc.conflicts, manifest=manifest, live=live)
         raise
     return _applied(response)
 
@@ -96,19 +110,13 @@ def _applied(response: Response) -> Applied:
     )
 
 
-def _completed(
-    connection: Connection,
-    path: str,
-    manifest: Mapping[str, Any],
-    conflict: Conflict,
-    *,
-    timeout: float | None,
-) -> Any:
-    """Return the conflicts with values; without the live ones if that read fails."""
-    live: dict[str, Any] = {}
+def _live(
+    connection: Connection, path: str, *, timeout: float | None
+) -> dict[str, Any]:
+    """Return the object for the words about a conflict; empty if that read fails."""
     with suppress(KubeError):
-        live = _object(connection.request("GET", path, timeout=timeout))
-    return complete_conflicts(conflict.conflicts, manifest=manifest, live=live)
+        return _object(connection.request("GET", path, timeout=timeout))
+    return {}
 
 
 def get(

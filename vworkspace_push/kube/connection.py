@@ -132,7 +132,8 @@ def check_ca(pem: str) -> str:
     blocks = _PEM.findall(text)
     if not blocks:
         raise ValueError(
-            "This is not a certificate; it must begin with -----BEGIN CERTIFICATE-----."
+            "This is not a certificate; it must run from -----BEGIN CERTIFICATE----- to "
+            "-----END CERTIFICATE-----."
         )
     for label, _body in blocks:
         if label != "CERTIFICATE":
@@ -141,7 +142,7 @@ def check_ca(pem: str) -> str:
     bundle = "".join(_certificate(body) for body in bodies)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bundle)
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, TypeError):
         raise ValueError("The CA certificate is damaged; copy it again.") from None
     return bundle
 
@@ -489,7 +490,6 @@ class Stream(AbstractContextManager["Stream"]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
         self._on_close(self._cancellation)
         self._raw.close()
 

@@ -26,6 +26,7 @@ from .errors import (
     InvalidResponse,
     KubeError,
     NotFound,
+    Throttled,
     TlsFailed,
     Unauthorized,
     Unreachable,
@@ -159,12 +160,12 @@ class Reflector:
     def run(self) -> None:
         """Follow the kind until `stop` is set; then return within a second."""
         while (cancellation := self._begin()) is not None:
-            started = time.monotonic()
+            listed = self._version is None
             try:
                 self._attempt(cancellation)
                 error, delay = None, 0.0
             except KubeError as exc:
-                error, delay = self._recover(exc, time.monotonic() - started)
+                error, delay = self._recover(exc, listed=listed)
             except Exception as exc:
                 _logger.exception("%r: unexpected failure; listing again", self)
                 error, delay = self._give_up_position(exc)
@@ -259,18 +260,23 @@ class Reflector:
 
     # === FAILURES AND WAITS === #
 
-    def _recover(self, error: KubeError, lasted: float) -> tuple[KubeError, float]:
-        """Decide from where to go on after `error`, and after how many s."""
+    def _recover(self, error: KubeError, *, listed: bool) -> tuple[KubeError, float]:
+        """Decide from where to go on after `error`, and after how many s.
+
+        :param listed: whether the attempt that failed began with a list
+        """
         if isinstance(error, Unreachable) and error.reason == "Inactive":
             return error, self._after_silence()
+        if isinstance(error, Throttled) and error.retry_after:
+            return error, error.retry_after * (1 + self._rand.random())
         if isinstance(error, Expired):
             self._version = None
-            spread = self._rand.uniform(0, self._relist_spread)
-            return error, max(spread, error.retry_after or 0, self._pause(lasted))
-        if isinstance(error, Unauthorized):
-            return error, UNAUTHORIZED_WAIT
+            if not listed:
+                return error, self._rand.uniform(0, self._relist_spread)
         if isinstance(error, (NotFound, InvalidResponse)):
             self._version = None  # a definition made anew has other versions
+        if isinstance(error, Unauthorized):
+            return error, UNAUTHORIZED_WAIT
         if isinstance(error, (Forbidden, NotFound, TlsFailed)):
             return error, RECHECK_WAIT
         return error, max(error.retry_after or 0, self._backoff.next(self._rand))
@@ -285,10 +291,6 @@ class Reflector:
             self._silences = 0
             self._version = None
         return 0.0
-
-    def _pause(self, lasted: float) -> float:
-        """Return the back-off of an attempt that failed at once, else 0."""
-        return self._backoff.next(self._rand) if lasted < SHORT_WATCH else 0.0
 
     def _give_up_position(self, exc: Exception) -> tuple[KubeError, float]:
         """List again after a failure of the handler: an event may be lost."""

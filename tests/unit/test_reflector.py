@@ -1,0 +1,462 @@
+"""The reflector's decisions, one by one, on scripted streams."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kube import reflector as module
+from kube.connection import Connection
+from kube.errors import KubeError
+from kube.reflector import Backoff, Reflector, Scope, StreamState
+from kube.resources import APPLICATION_INSTANCE as INSTANCE
+from tests.unit.fakes import Answer, FakeServer, Handler, Request, status
+
+PATH = INSTANCE.collection_path("demo")
+SCOPE = Scope(INSTANCE, "demo")
+
+
+def _object(uid: str, version: str) -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "name": uid, "resourceVersion": version}}
+
+
+def _list(*uids: str, version: str = "10") -> Answer:
+    body = {
+        "kind": f"{INSTANCE.kind}List",
+        "metadata": {"resourceVersion": version},
+        "items": [_object(uid, "1") for uid in uids],
+    }
+    return lambda handler: handler.reply(body)
+
+
+def _fail(code: int, reason: str, message: str, **headers: str) -> Answer:
+    body = status(code, reason, message)
+    return lambda handler: handler.reply(body, status=code, headers=headers)
+
+
+def _watch(*events: tuple[str, dict[str, Any]], hold: bool = False) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.begin_stream()
+        for type_, obj in events:
+            handler.send_event(type_, obj)
+        if hold:
+            handler.hold()
+        handler.send_chunk(b"")
+
+    return answer
+
+
+HOLD = _watch(hold=True)
+EXPIRED = ("ERROR", status(410, "Expired", "too old resource version: 1 (2)"))
+
+
+class Recorder:
+    """A handler that remembers, and that tests wait on."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.failures: list[Exception] = []
+        self._changed = threading.Condition()
+
+    def replaced(self, scope: Scope, items: list[dict[str, Any]], version: str) -> None:
+        uids = tuple(item["metadata"]["uid"] for item in items)
+        self._add("replaced", uids, version)
+
+    def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
+        self._add(event_type, obj["metadata"]["uid"])
+
+    def state(self, scope: Scope, state: StreamState) -> None:
+        reason = state.error.reason if state.error else None
+        self._add(state.phase, *([reason] if reason else []))
+
+    def _add(self, *call: Any) -> None:
+        with self._changed:
+            self.calls.append(call)
+            self._changed.notify_all()
+            if self.failures and call[0] in ("replaced", "ADDED"):
+                raise self.failures.pop()
+
+    def wait_for(self, *call: Any, times: int = 1) -> None:
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: self.calls.count(call) >= times, timeout=5
+            ):
+                raise AssertionError(f"waited 5 s for {call}; saw {self.calls}")
+
+
+class Run:
+    """A reflector in its thread."""
+
+    def __init__(self, connection: Callable[[], Connection], **options: Any) -> None:
+        self.handler = Recorder()
+        self.stop = threading.Event()
+        options = {"backoff": Backoff(first=0.001), "relist_spread": 0.001} | options
+        self.reflector = Reflector(
+            connection, SCOPE, self.handler, stop=self.stop, **options
+        )
+        self.thread = threading.Thread(target=self.reflector.run)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.reflector.interrupt()
+        self.thread.join(1)
+        assert not self.thread.is_alive(), "run() did not return within a second"
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(connection: Connection) -> Iterator[Start]:
+    runs: list[Run] = []
+
+    def begin(**options: Any) -> Run:
+        runs.append(Run(options.pop("connection", lambda: connection), **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.end()
+
+
+def _queries(server: FakeServer) -> list[dict[str, str]]:
+    def parse(request: Request) -> dict[str, str]:
+        return dict(pair.split("=") for pair in request.query.split("&"))
+
+    return [parse(request) for request in server.requests]
+
+
+def _watched_versions(server: FakeServer) -> list[str]:
+    return [q["resourceVersion"] for q in _queries(server) if "watch" in q]
+
+
+# === THE USUAL COURSE === #
+
+
+def test_list_then_watch_from_its_version(server: FakeServer, start: Start) -> None:
+    server.on(
+        PATH,
+        _list("a", version="10"),
+        _watch(
+            ("ADDED", _object("b", "11")), ("DELETED", _object("a", "12")), hold=True
+        ),
+    )
+    run = start()
+    run.handler.wait_for("DELETED", "a")
+    assert run.handler.calls == [
+        ("listing",),
+        ("replaced", ("a",), "10"),
+        ("watching",),
+        ("ADDED", "b"),
+        ("DELETED", "a"),
+    ]
+    query = _queries(server)[1]
+    assert query.pop("timeoutSeconds") in map(str, range(300, 601))
+    assert query == {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": "10",
+    }
+
+
+def test_ended_watch_resumes_after_its_last_event_or_bookmark(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(
+        PATH,
+        _list(),
+        _watch(("MODIFIED", _object("a", "11"))),
+        _watch(("BOOKMARK", _object("", "15"))),
+        HOLD,
+    )
+    run = start()
+    run.handler.wait_for("watching", times=3)
+    server.wait_for(lambda: len(server.requests) == 4, what="the third watch")
+    assert _watched_versions(server) == ["10", "11", "15"]
+    assert [c for c in run.handler.calls if c[0] == "waiting"] == []
+
+
+# === 410 === #
+
+
+def test_expired_in_the_stream_lists_again(server: FakeServer, start: Start) -> None:
+    server.on(PATH, _list("a"), _watch(EXPIRED), _list("b", version="20"), HOLD)
+    run = start()
+    run.handler.wait_for("replaced", ("b",), "20")
+    run.handler.wait_for("watching", times=2)
+    assert ("waiting", "Expired") in run.handler.calls
+    assert _watched_versions(server) == ["10", "20"]
+
+
+def test_expired_by_http_lists_again(server: FakeServer, start: Start) -> None:
+    server.on(
+        PATH,
+        _list("a"),
+        _fail(410, "Gone", "too old"),
+        _list("b", version="20"),
+        HOLD,
+    )
+    run = start()
+    run.handler.wait_for("replaced", ("b",), "20")
+    run.handler.wait_for("watching")
+
+
+def test_relist_is_spread_at_random(server: FakeServer, start: Start) -> None:
+    server.on(
+        PATH,
+        _list(),
+        _watch(("ADDED", _object("a", "11"))),
+        _watch(EXPIRED),
+        _list(),
+        HOLD,
+    )
+    run = start(relist_spread=3600.0)
+    run.handler.wait_for("waiting", "Expired")
+    assert ("replaced", (), "10") in run.handler.calls
+    assert run.handler.calls.count(("listing",)) == 1
+
+
+# === OTHER FAILURES === #
+
+
+def test_watch_that_ends_at_once_counts_as_a_failure(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(), _watch(), HOLD)
+    run = start()
+    run.handler.wait_for("waiting", "ShortWatch")
+    run.handler.wait_for("watching", times=2)
+    assert _watched_versions(server) == ["10", "10"]
+
+
+def test_failed_list_never_reads_as_everything_deleted(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(
+        PATH,
+        _fail(500, "InternalError", "odd"),
+        lambda handler: handler.reply(b"<html>", content_type="text/html"),
+        _list("a"),
+        HOLD,
+    )
+    run = start()
+    run.handler.wait_for("watching")
+    replaced = [call for call in run.handler.calls if call[0] == "replaced"]
+    assert replaced == [("replaced", ("a",), "10")]
+
+
+def test_cut_connection_resumes_where_it_was(server: FakeServer, start: Start) -> None:
+    def cut(handler: Handler) -> None:
+        handler.begin_stream()
+        handler.send_event("ADDED", _object("a", "11"))
+        handler.wfile.write(b"ff\r\n{")
+        handler.close_connection = True
+
+    server.on(PATH, _list(), cut, HOLD)
+    run = start()
+    run.handler.wait_for("waiting", "ConnectionCut")
+    run.handler.wait_for("watching", times=2)
+    server.wait_for(lambda: len(server.requests) == 3, what="the second watch")
+    assert _watched_versions(server) == ["10", "11"]
+
+
+def test_one_silence_resumes_and_a_second_lists(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(), HOLD, HOLD, _list(version="20"), HOLD)
+    run = start(inactivity_timeout=0.1)
+    run.handler.wait_for("replaced", (), "20")
+    assert _watched_versions(server)[:2] == ["10", "10"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "seconds"),
+    [
+        (_fail(401, "Unauthorized", "Unauthorized"), "Unauthorized", 30),
+        (
+            _fail(403, "Forbidden", 'User "u" cannot watch resource "x"'),
+            "Forbidden",
+            60,
+        ),
+        (
+            lambda handler: handler.reply(
+                b"404 page not found\n", status=404, content_type="text/plain"
+            ),
+            "NotFound",
+            60,
+        ),
+    ],
+)
+def test_what_needs_a_person_is_looked_for_slowly(
+    server: FakeServer, start: Start, answer: Answer, reason: str, seconds: int
+) -> None:
+    server.on(PATH, answer)
+    states: list[StreamState] = []
+    run = start()
+    run.handler.state = lambda scope, state: states.append(state)  # type: ignore[method-assign]
+    run.reflector.interrupt()
+    server.wait_for(lambda: len(server.requests) >= 2, what="the next attempt")
+    deadline = time.monotonic() + 5
+    while not any(s.phase == "waiting" for s in states) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    waiting = next(state for state in states if state.phase == "waiting")
+    assert waiting.error is not None
+    assert waiting.error.reason == reason
+    assert waiting.until is not None
+    left = waiting.until.timestamp() - time.time()
+    assert seconds - 6 < left <= seconds
+
+
+def test_missing_definition_lists_when_it_is_back(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECHECK_WAIT", 0.0)
+    gone: Answer = lambda handler: handler.reply(
+        b"404 page not found\n", status=404, content_type="text/plain"
+    )
+    server.on(PATH, _list("a"), gone, _list(version="20"), HOLD)
+    run = start()
+    run.handler.wait_for("replaced", (), "20")
+    run.handler.wait_for("watching")
+
+
+def test_failing_handler_is_told_everything_again(
+    server: FakeServer, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.on(
+        PATH,
+        _list(),
+        _watch(("ADDED", _object("a", "11"))),
+        _list("a", version="20"),
+        HOLD,
+    )
+    run = start()
+    run.handler.wait_for("replaced", (), "10")
+    run.handler.failures.append(RuntimeError("database is gone"))
+    run.handler.wait_for("replaced", ("a",), "20")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ("ADDED", {"metadata": {}}),
+        ("ODD", _object("a", "11")),
+        ("ERROR", {"code": 500}),
+    ],
+)
+def test_event_that_makes_no_sense_does_not_move_the_position(
+    server: FakeServer, start: Start, event: tuple[str, dict[str, Any]]
+) -> None:
+    server.on(PATH, _list("a"), _watch(event), _list("a", version="20"), HOLD)
+    run = start()
+    run.handler.wait_for("watching", times=2)
+    assert ("ODD", "a") not in run.handler.calls
+
+
+# === DELAYS === #
+
+
+def _recovered(error: KubeError, **options: Any) -> float:
+    reflector = Reflector(
+        lambda: pytest.fail("no connection is needed"),
+        SCOPE,
+        Recorder(),
+        stop=threading.Event(),
+        rand=random.Random(1),
+        **options,
+    )
+    return reflector._recover(error, listed=False)[1]
+
+
+def test_retry_after_is_honoured_with_jitter() -> None:
+    from kube.errors import Throttled
+
+    assert 5.0 <= _recovered(Throttled("slow down", retry_after=5.0)) <= 10.0
+    assert 0.8 <= _recovered(Throttled("slow down", retry_after=0.0)) <= 1.6
+
+
+def test_backoff_doubles_to_its_limit_and_starts_over_when_healthy() -> None:
+    now = 0.0
+    rand = random.Random(1)
+    backoff = Backoff(first=1.0, limit=4.0, reset_after=120.0, clock=lambda: now)
+    delays = [backoff.next(rand) for _ in range(5)]
+    bases = [1, 2, 4, 4, 4]
+    for delay, base in zip(delays, bases, strict=True):
+        assert base <= delay <= 2 * base
+    now = 121.0
+    assert 1 <= backoff.next(rand) <= 2
+
+
+# === STOPPING === #
+
+
+def test_stop_ends_an_open_watch(server: FakeServer, start: Start) -> None:
+    server.on(PATH, _list(), HOLD)
+    run = start()
+    run.handler.wait_for("watching")
+    run.end()
+
+
+def test_stop_ends_a_list_that_is_not_answered(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, lambda handler: handler.hold())
+    run = start()
+    server.wait_for(lambda: bool(server.requests), what="the list")
+    run.end()
+
+
+def test_stop_ends_a_wait(server: FakeServer, start: Start) -> None:
+    server.on(PATH, _fail(401, "Unauthorized", "Unauthorized"))
+    run = start()
+    run.handler.wait_for("waiting", "Unauthorized")
+    run.end()
+
+
+def test_interrupt_takes_the_connection_then_given(
+    server: FakeServer, start: Start, connection: Connection
+) -> None:
+    server.on(PATH, _list(), HOLD)
+    asked: list[int] = []
+
+    def current() -> Connection:
+        asked.append(1)
+        return connection
+
+    run = start(connection=current)
+    run.handler.wait_for("watching")
+    run.reflector.interrupt()
+    run.handler.wait_for("watching", times=2)
+    assert len(asked) == 2
+    assert [call for call in run.handler.calls if call[0] == "waiting"] == []
+
+
+def test_connection_that_cannot_be_had_is_tried_again(
+    server: FakeServer, start: Start, connection: Connection
+) -> None:
+    server.on(PATH, _list(), HOLD)
+    failures = [LookupError("no credential")]
+
+    def current() -> Connection:
+        if failures:
+            raise failures.pop()
+        return connection
+
+    run = start(connection=current)
+    run.handler.wait_for("waiting", "InternalError")
+    run.handler.wait_for("watching")
+
+
+def test_stop_before_the_start_does_nothing(
+    server: FakeServer, connection: Connection
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    Reflector(lambda: connection, SCOPE, Recorder(), stop=stop).run()
+    assert not server.requests
