@@ -68,7 +68,7 @@ def _make_venv(folder: Path, log: Path) -> None:
         install_packages(
             ["python3-venv"], otherwise="Or use a Python that has the venv module."
         )
-    # A copy of a symlinked python may resolve to another installation's library.
+    # Not the virtual environment that somebody may have called us from.
     run_logged([_base_python(), "-m", "venv", folder], log=log)
 
 

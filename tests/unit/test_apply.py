@@ -157,8 +157,10 @@ def test_missing_definition_does_not_read_as_deleted(
 # === LISTS === #
 
 
-def _page(*uids: str, token: str = "", version: str = "50") -> Answer:
-    metadata = {"resourceVersion": version} | ({"continue": token} if token else {})
+def _page(*uids: str, following: str = "", version: str = "50") -> Answer:
+    metadata = {"resourceVersion": version} | (
+        {"continue": following} if following else {}
+    )
     items = [{"metadata": {"uid": uid}} for uid in uids]
     return _json({"kind": f"{INSTANCE.kind}List", "metadata": metadata, "items": items})
 
@@ -168,7 +170,7 @@ def _uids(items: list[dict[str, Any]]) -> list[str]:
 
 
 def test_list_joins_its_pages(server: FakeServer, connection: Connection) -> None:
-    server.on(COLLECTION, _page("a", "b", token="t1"), _page("c"))
+    server.on(COLLECTION, _page("a", "b", following="t1"), _page("c"))
     items, version = verbs.list_all(connection, INSTANCE, namespace="demo", page_size=2)
     assert (_uids(items), version) == (["a", "b", "c"], "50")
     queries = [request.query for request in server.requests]
@@ -181,7 +183,7 @@ def test_list_restarts_once_when_its_view_expired(
     expired = _json(status(410, "Expired", "too old"), 410)
     server.on(
         COLLECTION,
-        _page("a", token="t1"),
+        _page("a", following="t1"),
         expired,
         _page("a", "b", version="60"),
     )
@@ -236,7 +238,7 @@ def test_endless_list_is_given_up(
     server: FakeServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verbs, "MAX_PAGES", 3)
-    server.on(COLLECTION, _page("a", token="again"))
+    server.on(COLLECTION, _page("a", following="again"))
     with pytest.raises(errors.InvalidResponse, match="end"):
         verbs.list_all(connection, INSTANCE, namespace="demo")
     assert len(server.requests) == 3

@@ -12,13 +12,14 @@ import pytest
 
 from kube import reflector as module
 from kube.connection import Connection
-from kube.errors import KubeError
+from kube.errors import KubeError, Throttled
 from kube.reflector import Backoff, Reflector, Scope, StreamState
 from kube.resources import APPLICATION_INSTANCE as INSTANCE
 from tests.unit.fakes import Answer, FakeServer, Handler, Request, status
 
 PATH = INSTANCE.collection_path("demo")
 SCOPE = Scope(INSTANCE, "demo")
+RANDOM = random.Random(1)  # noqa: S311 makes tests repeatable
 
 
 def _object(uid: str, version: str) -> dict[str, Any]:
@@ -39,6 +40,10 @@ def _fail(code: int, reason: str, message: str, **headers: str) -> Answer:
     return lambda handler: handler.reply(body, status=code, headers=headers)
 
 
+def _not_served(handler: Handler) -> None:
+    handler.reply(b"404 page not found\n", status=404, content_type="text/plain")
+
+
 def _watch(*events: tuple[str, dict[str, Any]], hold: bool = False) -> Answer:
     def answer(handler: Handler) -> None:
         handler.begin_stream()
@@ -56,11 +61,15 @@ EXPIRED = ("ERROR", status(410, "Expired", "too old resource version: 1 (2)"))
 
 
 class Recorder:
-    """A handler that remembers, and that tests wait on."""
+    """A handler that remembers, and that tests wait on.
 
-    def __init__(self) -> None:
+    :param fails_on: the first call of that name raises
+    """
+
+    def __init__(self, *, fails_on: str = "") -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.failures: list[Exception] = []
+        self.states: list[StreamState] = []
+        self._fails_on = fails_on
         self._changed = threading.Condition()
 
     def replaced(self, scope: Scope, items: list[dict[str, Any]], version: str) -> None:
@@ -71,6 +80,7 @@ class Recorder:
         self._add(event_type, obj["metadata"]["uid"])
 
     def state(self, scope: Scope, state: StreamState) -> None:
+        self.states.append(state)
         reason = state.error.reason if state.error else None
         self._add(state.phase, *([reason] if reason else []))
 
@@ -78,8 +88,9 @@ class Recorder:
         with self._changed:
             self.calls.append(call)
             self._changed.notify_all()
-            if self.failures and call[0] in ("replaced", "ADDED"):
-                raise self.failures.pop()
+            if call[0] == self._fails_on:
+                self._fails_on = ""
+                raise RuntimeError("database is gone")
 
     def wait_for(self, *call: Any, times: int = 1) -> None:
         with self._changed:
@@ -93,7 +104,7 @@ class Run:
     """A reflector in its thread."""
 
     def __init__(self, connection: Callable[[], Connection], **options: Any) -> None:
-        self.handler = Recorder()
+        self.handler = options.pop("handler", None) or Recorder()
         self.stop = threading.Event()
         options = {"backoff": Backoff(first=0.001), "relist_spread": 0.001} | options
         self.reflector = Reflector(
@@ -284,33 +295,18 @@ def test_one_silence_resumes_and_a_second_lists(
             "Forbidden",
             60,
         ),
-        (
-            lambda handler: handler.reply(
-                b"404 page not found\n", status=404, content_type="text/plain"
-            ),
-            "NotFound",
-            60,
-        ),
+        (_not_served, "NotFound", 60),
     ],
 )
 def test_what_needs_a_person_is_looked_for_slowly(
     server: FakeServer, start: Start, answer: Answer, reason: str, seconds: int
 ) -> None:
     server.on(PATH, answer)
-    states: list[StreamState] = []
     run = start()
-    run.handler.state = lambda scope, state: states.append(state)  # type: ignore[method-assign]
-    run.reflector.interrupt()
-    server.wait_for(lambda: len(server.requests) >= 2, what="the next attempt")
-    deadline = time.monotonic() + 5
-    while not any(s.phase == "waiting" for s in states) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    waiting = next(state for state in states if state.phase == "waiting")
-    assert waiting.error is not None
-    assert waiting.error.reason == reason
-    assert waiting.until is not None
-    left = waiting.until.timestamp() - time.time()
-    assert seconds - 6 < left <= seconds
+    run.handler.wait_for("waiting", reason)
+    until = run.handler.states[-1].until
+    assert until is not None
+    assert seconds - 5 < until.timestamp() - time.time() <= seconds
 
 
 def test_missing_definition_lists_when_it_is_back(
@@ -326,20 +322,26 @@ def test_missing_definition_lists_when_it_is_back(
     run.handler.wait_for("watching")
 
 
+@pytest.mark.parametrize("call", ["replaced", "ADDED"])
 def test_failing_handler_is_told_everything_again(
-    server: FakeServer, start: Start, caplog: pytest.LogCaptureFixture
+    server: FakeServer, start: Start, call: str
 ) -> None:
-    server.on(
-        PATH,
-        _list(),
-        _watch(("ADDED", _object("a", "11"))),
-        _list("a", version="20"),
-        HOLD,
-    )
-    run = start()
-    run.handler.wait_for("replaced", (), "10")
-    run.handler.failures.append(RuntimeError("database is gone"))
+    watch = _watch(("ADDED", _object("a", "11")), hold=True)
+    first = [_list()] if call == "replaced" else [_list(), watch]
+    server.on(PATH, *first, _list("a", version="20"), HOLD)
+    run = start(handler=Recorder(fails_on=call))
+    run.handler.wait_for("waiting", "InternalError")
     run.handler.wait_for("replaced", ("a",), "20")
+
+
+@pytest.mark.parametrize("phase", ["listing", "watching"])
+def test_handler_that_fails_on_a_state_stops_nothing(
+    server: FakeServer, start: Start, phase: str
+) -> None:
+    server.on(PATH, _list(), _watch(("ADDED", _object("a", "11")), hold=True))
+    run = start(handler=Recorder(fails_on=phase))
+    run.handler.wait_for("ADDED", "a")
+    assert [call for call in run.handler.calls if call[0] == "waiting"] == []
 
 
 @pytest.mark.parametrize(
@@ -368,29 +370,26 @@ def _recovered(error: KubeError, **options: Any) -> float:
         SCOPE,
         Recorder(),
         stop=threading.Event(),
-        rand=random.Random(1),
+        rand=RANDOM,
         **options,
     )
     return reflector._recover(error, listed=False)[1]
 
 
 def test_retry_after_is_honoured_with_jitter() -> None:
-    from kube.errors import Throttled
-
     assert 5.0 <= _recovered(Throttled("slow down", retry_after=5.0)) <= 10.0
     assert 0.8 <= _recovered(Throttled("slow down", retry_after=0.0)) <= 1.6
 
 
 def test_backoff_doubles_to_its_limit_and_starts_over_when_healthy() -> None:
     now = 0.0
-    rand = random.Random(1)
     backoff = Backoff(first=1.0, limit=4.0, reset_after=120.0, clock=lambda: now)
-    delays = [backoff.next(rand) for _ in range(5)]
+    delays = [backoff.next(RANDOM) for _ in range(5)]
     bases = [1, 2, 4, 4, 4]
     for delay, base in zip(delays, bases, strict=True):
         assert base <= delay <= 2 * base
     now = 121.0
-    assert 1 <= backoff.next(rand) <= 2
+    assert 1 <= backoff.next(RANDOM) <= 2
 
 
 # === STOPPING === #

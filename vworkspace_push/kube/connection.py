@@ -132,7 +132,7 @@ def check_ca(pem: str) -> str:
     blocks = _PEM.findall(text)
     if not blocks:
         raise ValueError(
-            "This is not a certificate; it must run from -----BEGIN CERTIFICATE----- to "
+            "This is not a certificate; copy all from -----BEGIN CERTIFICATE----- to "
             "-----END CERTIFICATE-----."
         )
     for label, _body in blocks:
