@@ -23,7 +23,7 @@ from .errors import (
     NotFound,
 )
 from .ownership import complete_conflicts
-from .resources import FIELD_MANAGER, Resource, observe
+from .resources import FIELD_MANAGER, Resource, metadata_text, observe
 
 # JSON is YAML. With any other content type the server would do a merge patch, as a
 # manager of the same name that later conflicts with ours.
@@ -220,7 +220,7 @@ def _page(
         or not isinstance(metadata, dict)
         or not isinstance(metadata.get("resourceVersion"), str)
         or not isinstance(items, list)
-        or not all(observe(item).uid for item in items)
+        or not all(metadata_text(item, "uid") for item in items)
     ):
         raise InvalidResponse(f"The server's answer is not a list of {resource.kind}.")
     token = metadata.get("continue")

@@ -32,7 +32,7 @@ from .errors import (
     Unreachable,
     from_status,
 )
-from .resources import Resource, observe
+from .resources import Resource, metadata_text
 
 _logger = logging.getLogger(__name__)
 
@@ -249,14 +249,14 @@ class Reflector:
         event_type, obj = event.get("type"), event["object"]
         if event_type == "ERROR":
             raise from_status(obj)
-        seen = observe(obj)
-        if not seen.resource_version:
+        version = metadata_text(obj, "resourceVersion")
+        if not version:
             raise InvalidResponse("The watch sent an event without a resourceVersion.")
         if event_type in ("ADDED", "MODIFIED", "DELETED"):
             self._handler.changed(self._scope, event_type, obj)
         elif event_type != "BOOKMARK":
             raise InvalidResponse("The watch sent an event of an unknown type.")
-        self._version = seen.resource_version
+        self._version = version
 
     # === FAILURES AND WAITS === #
 

@@ -447,6 +447,11 @@ def observe(obj: Any) -> Observed:
     )
 
 
+def metadata_text(obj: Any, key: str) -> str:
+    """Return one text of an object's metadata, or "": cheaper than `observe`."""
+    return _text(_mapping(_mapping(obj).get("metadata")).get(key))
+
+
 def health(observed: Observed) -> str:
     """Derive one word from the conditions; the first row that fits decides.
 

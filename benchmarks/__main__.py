@@ -1,0 +1,78 @@
+"""`make bench`: every figure, ours beside a rival's, in one run on one machine.
+
+Writes benchmarks/results.json and prints a table. A claim is the ratio of the
+two in the same run; the absolute times say more about the machine than about us.
+Name figures to measure only those: make bench ARGS="deploy-one".
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from environment.paths import CHECKOUT
+
+from .deploy_one import measure_deploy_one
+from .stack import Stack
+
+FIGURES = {"deploy-one": measure_deploy_one}
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("figure", nargs="*", choices=[[], *FIGURES], metavar="FIGURE")
+    chosen = parser.parse_args().figure or list(FIGURES)
+    with Stack() as stack:
+        figures = [
+            {"id": name, **FIGURES[name](stack)}
+            for name in FIGURES
+            if name in chosen
+        ]
+    result = {"machine": _machine(), "commit": _commit(), "figures": figures}
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    table = _table(result)
+    print(f"\n{table}")
+
+
+def _machine():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _commit():
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _table(result):
+    lines = [
+        f"Measured on {result['machine']}, commit {result['commit']}.",
+        "",
+        "| Figure | Measure | Ours | Rival | Ratio | Runs |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for figure in result["figures"]:
+        lines.append(
+            f"| {figure['id']} | {figure['measure']} "
+            f"| {figure['ours']:.1f} {figure['unit']} "
+            f"| {figure['rival']:.1f} {figure['unit']} ({figure['rival_name']}) "
+            f"| {figure['ratio']:.2f} | {figure['runs']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
