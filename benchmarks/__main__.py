@@ -28,9 +28,7 @@ def main():
     chosen = parser.parse_args().figure or list(FIGURES)
     with Stack() as stack:
         figures = [
-            {"id": name, **FIGURES[name](stack)}
-            for name in FIGURES
-            if name in chosen
+            {"id": name, **FIGURES[name](stack)} for name in FIGURES if name in chosen
         ]
     result = {"machine": _machine(), "commit": _commit(), "figures": figures}
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")

@@ -9,7 +9,7 @@ import pytest
 from kube.connection import Connection, Settings
 from tests.unit.fakes import Certificate, FakeServer, make_certificate
 
-TOKEN = "t0ken-that-nobody-may-see"  # noqa: S105 of the fake
+TOKEN = "t0ken-that-nobody-may-see"
 
 
 @pytest.fixture(scope="session")

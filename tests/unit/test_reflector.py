@@ -69,6 +69,7 @@ class Recorder:
     def __init__(self, *, fails_on: str = "") -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.states: list[StreamState] = []
+        self.times_heard = 0
         self._fails_on = fails_on
         self._changed = threading.Condition()
 
@@ -78,6 +79,11 @@ class Recorder:
 
     def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
         self._add(event_type, obj["metadata"]["uid"])
+
+    def heard(self, scope: Scope) -> None:
+        with self._changed:
+            self.times_heard += 1
+            self._changed.notify_all()
 
     def state(self, scope: Scope, state: StreamState) -> None:
         self.states.append(state)
@@ -93,11 +99,12 @@ class Recorder:
                 raise RuntimeError("database is gone")
 
     def wait_for(self, *call: Any, times: int = 1) -> None:
+        self.wait_until(lambda: self.calls.count(call) >= times, what=call)
+
+    def wait_until(self, condition: Callable[[], bool], *, what: object) -> None:
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: self.calls.count(call) >= times, timeout=5
-            ):
-                raise AssertionError(f"waited 5 s for {call}; saw {self.calls}")
+            if not self._changed.wait_for(condition, timeout=5):
+                raise AssertionError(f"waited 5 s for {what}; saw {self.calls}")
 
 
 class Run:
@@ -191,6 +198,17 @@ def test_ended_watch_resumes_after_its_last_event_or_bookmark(
     server.wait_for(lambda: len(server.requests) == 4, what="the third watch")
     assert _watched_versions(server) == ["10", "11", "15"]
     assert [c for c in run.handler.calls if c[0] == "waiting"] == []
+
+
+def test_a_bookmark_on_a_quiet_stream_shows_that_the_server_lives(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(), _watch(("BOOKMARK", _object("", "15")), hold=True))
+    run = start()
+    run.handler.wait_until(
+        lambda: run.handler.times_heard == 3, what="list, watch and bookmark"
+    )
+    assert [c[0] for c in run.handler.calls] == ["listing", "replaced", "watching"]
 
 
 # === 410 === #

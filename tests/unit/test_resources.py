@@ -427,7 +427,11 @@ def _health(
         ([("Ready", "True")], "ready"),
         ([("Ready", "True"), ("Reconciling", "True")], "ready"),
         ([("Ready", "True"), ("Degraded", "True")], "degraded"),
-        ([("Ready", "False"), ("Degraded", "True")], "degraded"),
+        ([("Ready", "False"), ("Degraded", "True")], "failed"),
+        (
+            [("Ready", "False"), ("Degraded", "True"), ("Reconciling", "True")],
+            "degraded",
+        ),
         ([("Degraded", "True"), ("Suspended", "True")], "suspended"),
         ([("Suspended", "True"), ("Blocked", "True")], "blocked"),
         ([("Blocked", "True"), ("Deleting", "True")], "deleting"),

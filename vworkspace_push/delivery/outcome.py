@@ -12,7 +12,7 @@ vanished, or replaced (other uid)     lost         a person decides; never re-cr
 no such namespace                     denied       a person creates it, then deploys
 kinds not served                      failed       tried again, slowly
 wrong certificate or credential       failed       tried again slowly, or when replaced
-unreachable, 429, 5xx                 failed       tried again, with back-off and jitter
+unreachable, 429, 5xx                 failed       tried again, with back-off
 ====================================  ===========  ====================================
 """
 

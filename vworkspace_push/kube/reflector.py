@@ -77,6 +77,9 @@ class Handler(Protocol):
     def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
         """Take one event: ADDED, MODIFIED or DELETED (with the final object)."""
 
+    def heard(self, scope: Scope) -> None:
+        """Note that the server spoke just now: a list, a watch's start, any event."""
+
     def state(self, scope: Scope, state: StreamState) -> None:
         """Take what the stream does now, for logs and the cluster's page."""
 
@@ -210,6 +213,7 @@ class Reflector:
             timeout=LIST_TIMEOUT,
             cancellation=cancellation,
         )
+        self._handler.heard(self._scope)
         self._handler.replaced(self._scope, items, version)
         self._version = version
 
@@ -224,7 +228,9 @@ class Reflector:
             cancellation=cancellation,
         ) as stream:
             self._report(StreamState("watching"))
+            self._handler.heard(self._scope)
             for event in stream:
+                self._handler.heard(self._scope)
                 events += 1
                 self._silences = 0
                 self._take(event)

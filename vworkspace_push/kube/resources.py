@@ -461,10 +461,10 @@ def health(observed: Observed) -> str:
     deleting       Deleting=True
     blocked        Blocked=True
     suspended      Suspended=True
-    degraded       Degraded=True, whether Ready or not
+    failed         Ready=False and not Reconciling=True: it does not run
+    degraded       Degraded=True: it runs, or is being brought up, but not well
     ready          Ready=True
     progressing    Reconciling=True
-    failed         Ready=False
     unknown        anything else, such as Ready=Unknown
     =============  ==========================================================
 
@@ -474,21 +474,23 @@ def health(observed: Observed) -> str:
         return "deleting"
     if not observed.conditions or not observed.is_current:
         return "unknown"
-    for type_, status, word in _HEALTH_RULES:
-        condition = observed.condition(type_)
-        if condition and condition.status == status:
+    status = {
+        c.type: c.status for c in observed.conditions if observed.condition(c.type)
+    }
+    for word, required in _HEALTH_RULES:
+        if all(status.get(type_) in allowed for type_, allowed in required.items()):
             return word
     return "unknown"
 
 
-_HEALTH_RULES = (
-    ("Deleting", "True", "deleting"),
-    ("Blocked", "True", "blocked"),
-    ("Suspended", "True", "suspended"),
-    ("Degraded", "True", "degraded"),
-    ("Ready", "True", "ready"),
-    ("Reconciling", "True", "progressing"),
-    ("Ready", "False", "failed"),
+_HEALTH_RULES: tuple[tuple[str, Mapping[str, tuple[str | None, ...]]], ...] = (
+    ("deleting", {"Deleting": ("True",)}),
+    ("blocked", {"Blocked": ("True",)}),
+    ("suspended", {"Suspended": ("True",)}),
+    ("failed", {"Ready": ("False",), "Reconciling": ("False", "Unknown", None)}),
+    ("degraded", {"Degraded": ("True",)}),
+    ("ready", {"Ready": ("True",)}),
+    ("progressing", {"Reconciling": ("True",)}),
 )
 
 

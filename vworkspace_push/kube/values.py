@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -52,12 +53,11 @@ class _ValuesLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call] # no stub
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.composer.ComposerError(
                 None, None, "aliases (*name) are not accepted", event.start_mark
             )
-        event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise yaml.composer.ComposerError(
                 None, None, f"tags ({event.tag}) are not accepted", event.start_mark
@@ -72,8 +72,8 @@ class _ValuesLoader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
             if key in mapping:
@@ -88,7 +88,16 @@ class _ValuesLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, "a key must be plain text", node.start_mark
             )
-        return str(node.value)
+        return self.construct_yaml_str(node)
+
+    def construct_yaml_str(self, node: Any) -> str:
+        """Join what JSON escapes as surrogate pairs; YAML has no such escapes."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, "half of a surrogate pair is no text", node.start_mark
+            ) from None
 
     def construct_yaml_float(self, node: Any) -> float:
         value = super().construct_yaml_float(node)
@@ -124,10 +133,8 @@ _ValuesLoader.add_implicit_resolver(
 _ValuesLoader.add_constructor(
     "tag:yaml.org,2002:float", _ValuesLoader.construct_yaml_float
 )
-_ValuesLoader.add_constructor(
-    "tag:yaml.org,2002:map",
-    lambda loader, node: loader.construct_mapping(node),
-)
+_ValuesLoader.add_constructor("tag:yaml.org,2002:str", _ValuesLoader.construct_yaml_str)
+_ValuesLoader.add_constructor("tag:yaml.org,2002:map", _ValuesLoader.construct_mapping)
 
 
 def _sentence(exc: yaml.MarkedYAMLError) -> str:

@@ -90,14 +90,6 @@ class VworkspaceApplicationInstance(models.Model):
     # === COMPUTE METHODS === #
 
     @api.depends(lambda self: sorted(self._desired_fields))
-    def _compute_problems(self):
-        super()._compute_problems()
-
-    @api.depends(lambda self: [*sorted(self._desired_fields), "intent_manifest"])
-    def _compute_is_changed(self):
-        super()._compute_is_changed()
-
-    @api.depends(lambda self: sorted(self._desired_fields))
     def _compute_manifest_text(self):
         for instance in self:
             try:
@@ -178,8 +170,7 @@ class VworkspaceApplicationInstance(models.Model):
         }.get(problem.field)
         return f"{label}: {problem.message}" if label else problem.message
 
-    def _store_observed(self, observed, *, as_of):
-        super()._store_observed(observed, as_of=as_of)
+    def _store_observed_details(self, observed):
         self._store_conditions(observed)
         self._store_endpoints(observed)
 

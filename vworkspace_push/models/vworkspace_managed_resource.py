@@ -101,7 +101,6 @@ class VworkspaceManagedResource(models.AbstractModel):
     observed_resource_version = fields.Char(readonly=True, copy=False)
     observed_generation = fields.Integer(readonly=True, copy=False)
     status_as_of = fields.Datetime(
-        string="Status As Of",
         readonly=True,
         copy=False,
         help="When this status was read from the cluster.",
@@ -122,10 +121,12 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     # === COMPUTE METHODS === #
 
+    @api.depends(lambda self: sorted(self._desired_fields))
     def _compute_problems(self):
         for record in self:
             record.problems = "\n".join(record._find_problems()) or False
 
+    @api.depends(lambda self: [*sorted(self._desired_fields), "intent_manifest"])
     def _compute_is_changed(self):
         for record in self:
             record.is_changed = bool(
@@ -326,6 +327,10 @@ class VworkspaceManagedResource(models.AbstractModel):
         """Write what the cluster reports about this one object. Called by the sink."""
         self.ensure_one()
         self._writer().write(sink.record_values(observed, as_of=as_of))
+        self._store_observed_details(observed)
+
+    def _store_observed_details(self, observed):
+        """Write what the cluster reports beyond the common fields. For override."""
 
     def _notify_updated(self):
         """Tell open views which records changed: ids only, they read for themselves."""

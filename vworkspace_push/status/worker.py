@@ -22,6 +22,7 @@ import uuid
 from datetime import UTC, datetime
 
 import psycopg2
+from psycopg2 import sql
 
 from odoo import sql_db
 from odoo.exceptions import UserError
@@ -243,7 +244,6 @@ class Stream(threading.Thread):
     # === HANDLER === #
 
     def replaced(self, scope, items, resource_version):
-        self._heard()
         kind = scope.resource.kind
         reports = [sink.Report.from_object(item, kind=kind) for item in items]
         self._inbox.put_census(
@@ -258,7 +258,6 @@ class Stream(threading.Thread):
         )
 
     def changed(self, scope, event_type, obj):
-        self._heard()
         self._inbox.put(
             self._cluster_id,
             sink.Report.from_object(
@@ -267,8 +266,6 @@ class Stream(threading.Thread):
         )
 
     def state(self, scope, state):
-        if state.error is None:
-            self._heard()
         self.problem = str(state.error or "")
         if state.error:
             _logger.info(
@@ -278,7 +275,7 @@ class Stream(threading.Thread):
                 state.error,
             )
 
-    def _heard(self):
+    def heard(self, scope):
         self.last_contact = datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -329,7 +326,9 @@ class _listening:
         self._connection = psycopg2.connect(**self._info)
         self._connection.autocommit = True
         with self._connection.cursor() as cr:
-            cr.execute(f'LISTEN "{const.NOTIFY_CHANNEL}"')
+            cr.execute(
+                sql.SQL("LISTEN {}").format(sql.Identifier(const.NOTIFY_CHANNEL))
+            )
         return self._connection
 
     def __exit__(self, *_exc):
