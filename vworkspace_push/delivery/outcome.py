@@ -7,7 +7,7 @@ What the cluster said                 State        What happens next
 ====================================  ===========  ====================================
 stored it                             applied      nothing; the status will follow
 conflict with another field manager   conflict     a person decides
-refused by RBAC or admission          denied       a person changes the intent or rights
+refused by RBAC or admission          denied       a person changes intent or rights
 vanished, or replaced (other uid)     lost         a person decides; never re-created
 no such namespace                     denied       a person creates it, then deploys
 kinds not served                      failed       tried again, slowly
@@ -26,7 +26,8 @@ from ..kube.ownership import FieldConflict
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The end of one attempt. `retry_in` in seconds; None: not tried again by itself."""
+    """The end of one attempt; `retry_in` in seconds, None: not tried again by itself.
+    """
 
     record_id: int
     revision: int

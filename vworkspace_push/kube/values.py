@@ -54,17 +54,18 @@ class _ValuesLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call] # no stub
+        mark: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not accepted", event.start_mark
+                None, None, "aliases (*name) are not accepted", mark
             )
         if getattr(event, "tag", None) is not None:
             raise yaml.composer.ComposerError(
-                None, None, f"tags ({event.tag}) are not accepted", event.start_mark
+                None, None, f"tags ({event.tag}) are not accepted", mark
             )
         if self._depth >= MAX_DEPTH:
             raise yaml.composer.ComposerError(
-                None, None, f"it is nested deeper than {MAX_DEPTH}", event.start_mark
+                None, None, f"it is nested deeper than {MAX_DEPTH}", mark
             )
         self._depth += 1
         try:
