@@ -26,7 +26,9 @@ from ..kube.ownership import FieldConflict
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The end of one attempt; `retry_in` in seconds, None: not tried again by itself.
+    """The end of one attempt.
+
+    :param retry_in: s until it is tried again; None: only when a person asks for it
     """
 
     record_id: int
