@@ -172,7 +172,9 @@ class OdooInstall:
             run_logged(
                 self.command(
                     *("-c", config, "-d", name, "-i", ADDON, "--stop-after-init"),
-                    *("--no-http", "--with-demo" if demo else "--without-demo"),
+                    # Modules that install themselves ask hosts on the internet.
+                    *("--no-http", "--skip-auto-install"),
+                    "--with-demo" if demo else "--without-demo",
                 ),
                 log=log,
                 env=self.environment(config),
