@@ -61,12 +61,28 @@ def unseal(sealed: str, *, database: str, record: str, purpose: str) -> str:
     return envelope["s"]
 
 
+def is_sealed_by_first_key(sealed: str) -> bool:
+    """Tell whether `sealed` needs no other key than the one that seals now.
+
+    :raise SealingError: when there is no key, or a malformed one
+    """
+    try:
+        _fernets()[0].decrypt(sealed.encode())
+    except InvalidToken:
+        return False
+    return True
+
+
 def check_keys() -> None:
     """Raise SealingError when secrets cannot be sealed in this process."""
     _fernet()
 
 
 def _fernet() -> MultiFernet:
+    return MultiFernet(_fernets())
+
+
+def _fernets() -> list[Fernet]:
     keys = _configured_keys()
     if not keys:
         raise SealingError(
@@ -76,7 +92,7 @@ def _fernet() -> MultiFernet:
             f"section [{SECTION}] of Odoo's configuration file), and restart Odoo."
         )
     try:
-        return MultiFernet([Fernet(key) for key in keys])
+        return [Fernet(key) for key in keys]
     except ValueError:
         raise SealingError(
             "A configured sealing key is not a Fernet key: 32 bytes in URL-safe "
@@ -119,4 +135,6 @@ def _read_keys_file(path: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    return [key for key in re.split(r"[\s,]+", text) if key and key[0] != "#"]
+    """Return the keys in `text`: between them blanks, commas or lines; # comments."""
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return [key for line in lines for key in re.split(r"[\s,]+", line) if key]

@@ -14,8 +14,8 @@ class VworkspaceClusterCredential(models.Model):
     """One credential of one cluster.
 
     The sealed secret is a column that the ORM does not know: no read, search, export
-    or copy can reach it, not even in superuser mode. `_store` and `_unseal` are the
-    only two places that touch it.
+    or copy can reach it, not even in superuser mode. `_write_sealed` and `_sealed` are
+    the only two places that touch it.
     """
 
     _name = "vworkspace.cluster.credential"
@@ -64,8 +64,18 @@ class VworkspaceClusterCredential(models.Model):
                 "stored_at": fields.Datetime.now(),
             }
         )
+        credential._write_sealed(secret)
+        return credential
+
+    def _unseal(self):
+        """Return the secret. The caller keeps it in memory for a connection only."""
+        self.ensure_one()
+        return sealing.unseal(self._sealed(), **self._place())
+
+    def _write_sealed(self, secret):
+        self.ensure_one()
         try:
-            sealed = sealing.seal(secret, **credential._place())
+            sealed = sealing.seal(secret, **self._place())
         except sealing.SealingError as exc:
             raise UserError(str(exc)) from None
         self.env.cr.execute(
@@ -73,14 +83,11 @@ class VworkspaceClusterCredential(models.Model):
                 "UPDATE %s SET sealed_secret = %s WHERE id = %s",
                 SQL.identifier(self._table),
                 sealed,
-                credential.id,
+                self.id,
             )
         )
-        return credential
 
-    def _unseal(self):
-        """Return the secret. The caller keeps it in memory for a connection only."""
-        self.ensure_one()
+    def _sealed(self):
         self.env.cr.execute(
             SQL(
                 "SELECT sealed_secret FROM %s WHERE id = %s",
@@ -89,7 +96,40 @@ class VworkspaceClusterCredential(models.Model):
             )
         )
         (sealed,) = self.env.cr.fetchone()
-        return sealing.unseal(sealed, **self._place())
+        return sealed or ""
+
+    def _check_sealed(self):
+        """Say of each stored credential whether it opens, and with which key.
+
+        :return: a sentence per credential, and whether all open
+        :rtype: tuple[list[str], bool]
+        """
+        sentences, all_open = [], True
+        for credential in self.sudo().search([], order="id"):
+            try:
+                credential._unseal()
+            except sealing.SealingError as exc:
+                all_open, word = False, str(exc)
+            else:
+                current = sealing.is_sealed_by_first_key(credential._sealed())
+                word = "opens" if current else "opens with an older key: rotate"
+            sentences.append(f"{credential.cluster_id.name}: {word}")
+        return sentences, all_open
+
+    def _reseal(self, *, limit):
+        """Seal with the first key what an older key sealed, at most `limit` of them.
+
+        :return: how many were sealed anew; 0: nothing is left to do
+        :rtype: int
+        """
+        done = 0
+        for credential in self.sudo().search([], order="id"):
+            if done == limit:
+                break
+            if not sealing.is_sealed_by_first_key(credential._sealed()):
+                credential._write_sealed(credential._unseal())
+                done += 1
+        return done
 
     def _place(self):
         uuid = self.env["ir.config_parameter"].sudo().get_param("database.uuid")
