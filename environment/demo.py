@@ -5,12 +5,8 @@ path that a person takes. Run again, it finds what is there and refreshes the ad
 and the token of the cluster alone.
 """
 
-from typing import Any
-
-import requests
-
 from .control_plane import ControlPlane
-from .progress import Failure
+from .rpc import Rpc
 
 CLUSTER_ID = "demo-cluster"
 LOGIN = PASSWORD = "admin"  # noqa: S105 - Odoo's own for a new database
@@ -18,7 +14,6 @@ GATED_NAMESPACES = ("demo", "staging")
 PLAIN_NAMESPACE = "plain"
 INSTANCE = "hello"
 TOKEN_LIFETIME = 30 * 86400  # s; renewed by each run
-TIMEOUT = (5.0, 120.0)  # s
 
 INSTANCE_VALUES = {
     "name": INSTANCE,
@@ -38,7 +33,7 @@ def fill(url: str, database: str, control_plane: ControlPlane) -> None:
     :param url: of the running Odoo
     :raise Failure: with Odoo's own words
     """
-    odoo = _Rpc(url, database)
+    odoo = Rpc(url, database, login=LOGIN, password=PASSWORD)
     cluster = _cluster(odoo, control_plane)
     namespaces = odoo.call("vworkspace.cluster", "read", [cluster], ["namespace_ids"])
     namespace = odoo.call(
@@ -52,7 +47,7 @@ def fill(url: str, database: str, control_plane: ControlPlane) -> None:
     _instance(odoo, cluster, namespace)
 
 
-def _cluster(odoo: "_Rpc", control_plane: ControlPlane) -> int:
+def _cluster(odoo: Rpc, control_plane: ControlPlane) -> int:
     connection = {
         "server_url": control_plane.server,
         "ca_certificate": control_plane.ca_pem,
@@ -70,7 +65,7 @@ def _cluster(odoo: "_Rpc", control_plane: ControlPlane) -> int:
     return int(found[0])
 
 
-def _instance(odoo: "_Rpc", cluster: int, namespace: int) -> None:
+def _instance(odoo: Rpc, cluster: int, namespace: int) -> None:
     model = "vworkspace.application.instance"
     known = [("cluster_id", "=", cluster), ("name", "=", INSTANCE)]
     if odoo.call(model, "search", known):
@@ -78,34 +73,3 @@ def _instance(odoo: "_Rpc", cluster: int, namespace: int) -> None:
     values = {**INSTANCE_VALUES, "cluster_id": cluster, "namespace_id": namespace}
     created = odoo.call(model, "create", [values])
     odoo.call(model, "action_deploy", created)
-
-
-class _Rpc:
-    """A session of the web client."""
-
-    def __init__(self, url: str, database: str) -> None:
-        self._url = url
-        self._session = requests.Session()
-        self._session.trust_env = False
-        credentials = {"db": database, "login": LOGIN, "password": PASSWORD}
-        self._post("/web/session/authenticate", credentials)
-
-    def call(self, model: str, method: str, *arguments: Any) -> Any:
-        """Call a public method of a model."""
-        return self._post(
-            f"/web/dataset/call_kw/{model}/{method}",
-            {"model": model, "method": method, "args": arguments, "kwargs": {}},
-        )
-
-    def _post(self, path: str, parameters: dict[str, Any]) -> Any:
-        answer = self._session.post(
-            f"{self._url}{path}",
-            json={"jsonrpc": "2.0", "method": "call", "params": parameters},
-            timeout=TIMEOUT,
-        )
-        answer.raise_for_status()
-        content = answer.json()
-        if "error" in content:
-            details = content["error"].get("data", {})
-            raise Failure(f"Odoo refused {path}: {details.get('message', content)}")
-        return content.get("result")

@@ -18,7 +18,16 @@ CLUSTER_ID = "test-cluster"
 TEMPLATE = "template_vworkspace"
 OPERATOR_DELAY = 0.3  # s from a new generation to Ready
 
+# The browser ring comes last: the simulated operator that it starts stays, and would
+# answer what the other rings deploy.
+RINGS = ("unit", "environment", "integration", "faults", "browser")
+
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items):
+    root = Path(__file__).parent
+    items.sort(key=lambda item: RINGS.index(item.path.relative_to(root).parts[0]))
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ class OdooDatabase:
             (values,) = env[record._name].browse(record.ids).read(fields)
         return values if len(fields) > 1 else values[fields[0]]
 
+    def run_cron(self, name):
+        """Run one of the addon's crons now, as the scheduler would."""
+        with self.transaction() as env:
+            env.ref(f"vworkspace_push.{name}").method_direct_trigger()
+
     def sql(self, query, *parameters):
         """Run a statement in a transaction of its own; return its rows, if any."""
         with self.registry.cursor() as cr:

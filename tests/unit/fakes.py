@@ -10,6 +10,8 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import select
+import socket
 import ssl
 import threading
 from collections import defaultdict
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from cryptography import x509
@@ -33,6 +36,10 @@ class Certificate:
 
     pem: str
     path: Path  # certificate and key together
+
+    @property
+    def key_pem(self) -> str:
+        return self.path.read_text().removeprefix(self.pem)
 
 
 def make_certificate(
@@ -86,19 +93,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: FakeServer
+    asked: Request  # the one to answer
 
     def answer(self) -> None:
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        request = Request(
+        self.asked = Request(
             method=self.command,
             path=path,
             query=query,
             headers=dict(self.headers.items()),
             body=json.loads(body) if body else None,
         )
-        self.server.take(request)(self)
+        self.server.take(self.asked)(self)
 
     do_GET = do_POST = do_PATCH = do_DELETE = answer
 
@@ -158,10 +166,16 @@ class FakeServer(ThreadingHTTPServer):
         self.closing = threading.Event()
         self.requests: list[Request] = []
         self.accepted = 0
+        self.otherwise: Answer = _missing  # for paths without answers
         self._answers: dict[str, list[Answer]] = defaultdict(list)
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self._thread.start()
+
+    def ask_for_certificates_of(self, ca: Certificate) -> None:
+        """Refuse clients without a certificate that `ca` signed."""
+        self._context.load_verify_locations(cadata=ca.pem)
+        self._context.verify_mode = ssl.CERT_REQUIRED
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
@@ -188,7 +202,9 @@ class FakeServer(ThreadingHTTPServer):
         with self._changed:
             self.requests.append(request)
             answers = self._answers[request.path]
-            answer = answers.pop(0) if len(answers) > 1 else (answers or [_missing])[0]
+            answer = (
+                answers.pop(0) if len(answers) > 1 else (answers or [self.otherwise])[0]
+            )
             self._changed.notify_all()
         return answer
 
@@ -200,6 +216,64 @@ class FakeServer(ThreadingHTTPServer):
 
     def stop(self) -> None:
         self.closing.set()
+        self.shutdown()
+        self.server_close()
+        self._thread.join(5)
+
+
+class Tunnel(StreamRequestHandler):
+    """Answers one CONNECT and passes on what comes after it."""
+
+    server: FakeProxy
+
+    def handle(self) -> None:
+        lines = [self.rfile.readline().decode().strip()]
+        while lines[-1]:
+            lines.append(self.rfile.readline().decode().strip())
+        self.server.requests.append(lines[:-1])
+        if self.server.refusal:
+            self.wfile.write(f"HTTP/1.1 {self.server.refusal}\r\n\r\n".encode())
+            return
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(self.server.target) as target:
+            self.pump(target)
+
+    def pump(self, target: socket.socket) -> None:
+        other = {self.connection: target, target: self.connection}
+        while True:
+            pending = getattr(self.connection, "pending", lambda: 0)()
+            ready = [self.connection] if pending else select.select(other, [], [])[0]
+            for sock in ready:
+                if not (content := sock.recv(65_536)):
+                    return
+                other[sock].sendall(content)
+
+
+class FakeProxy(ThreadingTCPServer):
+    """A proxy on 127.0.0.1 that leads to one server, whatever it is asked for."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self, target: FakeServer, *, certificate: Certificate | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), Tunnel)
+        self.target = ("127.0.0.1", target.server_address[1])
+        self.refusal = ""  # such as "407 Proxy Authentication Required"
+        self.requests: list[list[str]] = []  # their lines
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.path)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what some tests are about."""
+
+    def stop(self) -> None:
         self.shutdown()
         self.server_close()
         self._thread.join(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from kube import access, errors
 from kube.connection import Connection
@@ -119,3 +120,84 @@ def test_bindings_point_at_their_role_and_at_the_account() -> None:
         assert binding["subjects"] == [
             {"kind": "ServiceAccount", "name": "sa", "namespace": "ns"}
         ]
+
+
+def _granted(manifests: list[dict[str, Any]], *, kind: str, name: str) -> set[str]:
+    """Return the rights that the role `name` grants, as text."""
+    (role,) = (
+        m for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name)
+    )
+    return {
+        str(access.Right(verb, group, resource, object_name))
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for object_name in rule.get("resourceNames", [""])
+    }
+
+
+def test_reading_everywhere_and_renewal_are_granted_only_when_asked_for() -> None:
+    manifests = access.rbac_manifests(
+        namespaces=[], cluster_read=True, self_renewal=True
+    )
+    assert len(access.rbac_manifests(namespaces=[])) == len(manifests) - 4
+    assert _granted(manifests, kind="ClusterRole", name=access.READ_ROLE) == {
+        f"{verb} {what}"
+        for verb in ("get", "list", "watch")
+        for what in (
+            "applicationinstances.apps.vworkspace.io",
+            "operations.ops.vworkspace.io",
+        )
+    }
+    assert _granted(manifests, kind="Role", name=access.RENEWAL_ROLE) == {
+        "create serviceaccounts/token vworkspace-control-plane"
+    }
+
+
+@pytest.mark.parametrize("opted_in", [False, True])
+def test_profile_states_what_the_manifests_grant(opted_in: bool) -> None:
+    options = {"cluster_read": opted_in, "self_renewal": opted_in}
+    manifests = access.rbac_manifests(namespaces=["shop"], **options)
+    profile = access.Profile(**options)
+    everywhere = _granted(manifests, kind="ClusterRole", name=access.CLUSTER_ROLE)
+    home = set()
+    if opted_in:
+        everywhere |= _granted(manifests, kind="ClusterRole", name=access.READ_ROLE)
+        home = _granted(manifests, kind="Role", name=access.RENEWAL_ROLE)
+    here = _granted(manifests, kind="Role", name=access.SERVICE_ACCOUNT)
+    assert set(map(str, profile.cluster_wide)) == everywhere
+    assert set(map(str, profile.in_namespace("shop", gated=True))) == here
+    system = access.OPERATOR_NAMESPACE
+    assert set(map(str, profile.in_namespace(system, gated=False))) == home
+
+
+def test_manifests_are_printed_as_yaml_without_aliases() -> None:
+    manifests = access.rbac_manifests(namespaces=["one", "two"], self_renewal=True)
+    text = access.to_yaml(manifests)
+    assert list(yaml.safe_load_all(text)) == manifests
+    assert "&" not in text
+    assert text.startswith("apiVersion: v1\nkind: ServiceAccount\n")
+
+
+def test_commands_label_grant_and_print_a_token() -> None:
+    label, apply, token = access.commands(namespaces=["one", "two"], hours=48)
+    assert label.command == "kubectl label namespace one two managed-by=vworkspace"
+    assert apply.command == "kubectl apply -f vworkspace-rights.yaml"
+    assert token.command == (
+        "kubectl create token vworkspace-control-plane --namespace vworkspace-system "
+        "--duration=48h"
+    )
+
+
+def test_long_lived_token_is_that_of_a_secret() -> None:
+    made = access.commands(namespaces=["one"], long_lived=True)[2].command
+    assert "kubernetes.io/service-account-token" in made
+    assert made.endswith("\nEOF")
+    assert "kubernetes.io/service-account.name: vworkspace-control-plane" in made
+
+
+@pytest.mark.parametrize("name", ["a b", "a;id", "$(id)", "-n", "", "a\nb"])
+def test_no_command_is_made_of_a_name_that_a_shell_would_run(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        access.commands(namespaces=[name])

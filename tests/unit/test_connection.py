@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from kube import errors
-from kube.connection import Cancellation, Connection, Settings, check_ca, check_server
+from kube.address import check_server
+from kube.certificates import check_ca
+from kube.connection import Cancellation, Connection, Settings
 from tests.unit.conftest import TOKEN
 from tests.unit.fakes import Certificate, FakeServer, Handler, make_certificate
 

@@ -443,3 +443,17 @@ def test_original_failure_is_found_inside_a_wrapper() -> None:
     wrapper.__cause__ = ConnectionRefusedError(111, "Connection refused")
     error = errors.from_transport(wrapper, server="https://c1")
     assert error.reason == "ConnectionRefused"
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "described"),
+    [
+        ('namespace is "plain"', "Label it.", 'namespace is "plain". Label it.'),
+        ("It is gone.", "Decide.", "It is gone. Decide."),
+        ("denied the request: no", "", "denied the request: no"),
+    ],
+)
+def test_description_joins_message_and_hint_as_sentences(
+    message: str, hint: str, described: str
+) -> None:
+    assert errors.describe(errors.KubeError(message, hint=hint)) == described

@@ -51,7 +51,7 @@ def from_error(error: Exception, *, record_id, revision, attempts, deleting=Fals
         record_id=record_id,
         revision=revision,
         state=state,
-        message=_sentence(error),
+        message=errors.describe(error),
         retry_in=retry_in,
         conflicts=getattr(error, "conflicts", ()),
     )
@@ -76,8 +76,3 @@ def back_off(attempts: int, *, at_least: float | None = None) -> float:
     """Return the seconds to wait after that many failed attempts, with jitter."""
     longest = min(const.RETRY_MAX, const.RETRY_FIRST * 2 ** min(attempts, 16))
     return max(at_least or 0.0, random.uniform(longest / 2, longest))  # noqa: S311
-
-
-def _sentence(error: Exception) -> str:
-    hint = getattr(error, "hint", "")
-    return f"{error} {hint}".strip()

@@ -9,12 +9,16 @@ that another thread can cut in every phase, so that nothing waits longer than it
 from __future__ import annotations
 
 import http.client
+import os
+import queue
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from kubernetes import client
@@ -22,9 +26,11 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    NameResolutionError,
     NewConnectionError,
+    ProxyError,
 )
+
+from .address import AddressPolicy, resolve
 
 if TYPE_CHECKING:
     from .connection import Settings
@@ -36,6 +42,7 @@ IDLE_SOCKETS = 8  # kept open between requests
 # s of silence until the first probe, s between probes, probes: 35 s to notice.
 KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 USER_TIMEOUT = 30_000  # ms for which sent data may stay unacknowledged
+_FOR_PROXIES = AddressPolicy(allow_loopback=True)  # an admin's own choice
 
 
 class Current(threading.local):
@@ -50,7 +57,9 @@ def open_pool(settings: Settings, current: Current) -> urllib3.PoolManager:
     :param current: tells the pool's sockets which exchange they serve
     """
     configuration = client.Configuration(host=settings.server)
-    configuration.proxy = None  # the constructor read it from the environment
+    # The constructor read both from the environment.
+    configuration.proxy, configuration.proxy_headers = _proxy(settings.proxy)
+    configuration.no_proxy = None
     configuration.retries = False
     configuration.tls_server_name = settings.tls_server_name
     configuration.connection_pool_maxsize = IDLE_SOCKETS
@@ -58,8 +67,9 @@ def open_pool(settings: Settings, current: Current) -> urllib3.PoolManager:
     pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
     for name in ("ca_certs", "ca_cert_data", "cert_file", "key_file", "cert_reqs"):
         pool.connection_pool_kw.pop(name, None)
-    pool.connection_pool_kw["ssl_context"] = _context(settings.ca_pem)
-    pool.pool_classes_by_scheme = {"https": _pool_class(current)}
+    pool.connection_pool_kw["ssl_context"] = _context(settings)
+    connection_class = _connection_class(current, policy=settings.address_policy)
+    pool.pool_classes_by_scheme = {"https": _pool_class(connection_class)}
     return pool
 
 
@@ -87,11 +97,52 @@ def send(
     )
 
 
-def _context(ca_pem: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=ca_pem)
+def _proxy(url: str | None) -> tuple[str | None, dict[str, str] | None]:
+    """Return a proxy's URL without its credentials, and these as headers."""
+    if url is None:
+        return None, None
+    parts = urlsplit(url)
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if parts.username is None:
+        return bare, None
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return bare, dict(urllib3.make_headers(proxy_basic_auth=credentials))
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=settings.ca_pem)
     # On by default since Python 3.13; refuses the CA certificates of many clusters.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if settings.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.client_cert_pem and settings.client_key_pem:
+        _load_client(context, f"{settings.client_cert_pem}\n{settings.client_key_pem}")
     return context
+
+
+def _load_client(context: ssl.SSLContext, pem: str) -> None:
+    """Load certificate and key from memory; the ssl module itself reads files only.
+
+    :raise ValueError: they cannot be used, or this system has no files in memory
+    """
+    if not hasattr(os, "memfd_create"):
+        raise ValueError(
+            "A client certificate needs Linux here: elsewhere its key would be written "
+            "to a disk."
+        )
+    handle = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem.encode())
+        file.flush()
+        try:
+            # Without `password`, OpenSSL would ask on the terminal.
+            context.load_cert_chain(f"/proc/self/fd/{handle}", password=lambda: b"")
+        except ssl.SSLError:
+            raise ValueError(
+                "TLS does not accept the client certificate or its key; its key may "
+                "be too short or of a kind that is no longer used."
+            ) from None
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
@@ -105,50 +156,91 @@ def _socket_options() -> list[tuple[int, int, int]]:
     return options
 
 
-def _pool_class(current: Current) -> type[urllib3.HTTPSConnectionPool]:
+def _dial(
+    target: tuple[str, int],
+    *,
+    policy: AddressPolicy,
+    timeout: float,
+    options: Iterable[tuple[Any, ...]],
+    exchange: Any,
+) -> socket.socket:
+    """Connect to the first address of `target` that answers, within one timeout."""
+    host, port = target
+    deadline = time.monotonic() + timeout
+    failure: OSError = TimeoutError()
+    for address in resolve(host, port, policy=policy, timeout=timeout):
+        if (remaining := deadline - time.monotonic()) <= 0:
+            break
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # A second handle on it: wrapping it in TLS takes this one away.
+            exchange.attach(sock.dup(), owned=True)
+            for option in options:
+                sock.setsockopt(*option)
+            sock.settimeout(remaining)
+            sock.connect((address, port))
+            return sock
+        except OSError as exc:
+            failure = exc
+            sock.close()
+    raise failure
+
+
+def _connection_class(
+    current: Current, *, policy: AddressPolicy
+) -> type[HTTPSConnection]:
     class Connection(HTTPSConnection):
-        """A connection that shows its socket to the exchange that it serves."""
+        """A connection to a checked address, cuttable by the exchange it serves."""
 
         def _new_conn(self) -> socket.socket:
             try:
-                return self._dial()
-            except socket.gaierror as exc:
-                raise NameResolutionError(self.host, self, exc) from exc
+                return _dial(
+                    (self._dns_host, self.port),
+                    policy=_FOR_PROXIES if self.proxy else policy,
+                    timeout=float(self.timeout or 0),
+                    options=self.socket_options or (),
+                    exchange=current.exchange,
+                )
             except TimeoutError as exc:
                 raise ConnectTimeoutError(self, "connect timed out") from exc
             except OSError as exc:
                 raise NewConnectionError(self, f"connect failed: {exc}") from exc
 
-        def _dial(self) -> socket.socket:
-            """Connect to the first address that answers, within one timeout."""
-            deadline = time.monotonic() + float(self.timeout or 0)
-            addresses = socket.getaddrinfo(
-                self._dns_host, self.port, type=socket.SOCK_STREAM
-            )
-            failure: OSError = TimeoutError()
-            for family, kind, protocol, _name, address in addresses:
-                if (remaining := deadline - time.monotonic()) <= 0:
-                    break
-                sock = socket.socket(family, kind, protocol)
-                try:
-                    # A second handle on it: wrapping it in TLS takes this one away.
-                    current.exchange.attach(sock.dup(), owned=True)
-                    for option in self.socket_options or ():
-                        sock.setsockopt(*option)
-                    sock.settimeout(remaining)
-                    sock.connect(address)
-                    return sock
-                except OSError as exc:
-                    failure = exc
-                    sock.close()
-            raise failure
+        def _tunnel(self) -> None:
+            try:
+                super()._tunnel()
+            except OSError as exc:
+                raise ProxyError("The tunnel was not opened.", exc) from exc
 
         def request(self, *args: Any, **kwargs: Any) -> None:
             if self.sock is not None:
-                current.exchange.attach(self.sock, owned=False)
+                # TLS within a proxy's TLS is no socket itself but holds one.
+                plain = getattr(self.sock, "socket", self.sock)
+                current.exchange.attach(plain, owned=False)
             super().request(*args, **kwargs)
 
+    return Connection
+
+
+def _pool_class(
+    connection_class: type[HTTPSConnection],
+) -> type[urllib3.HTTPSConnectionPool]:
     class Pool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Connection
+        ConnectionCls = connection_class
+
+        def _put_conn(self, conn: Any) -> None:
+            """Keep it for later; urllib3 would warn of each that is one too many."""
+            if self.pool is not None:
+                with suppress(queue.Full, AttributeError):  # closed just now
+                    self.pool.put(conn, block=False)
+                    return
+            if conn is not None:
+                conn.close()
+
+        def _validate_conn(self, conn: Any) -> None:
+            """Connect; a warning about `insecure` would come with each connection."""
+            if conn.is_closed:
+                conn.connect()
 
     return Pool

@@ -8,18 +8,17 @@ The token is asked for at each request, so a renewed one is used at once.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
+from .address import AddressPolicy, check_proxy, check_server
+from .certificates import check_ca, check_client_certificate
 from .content import (
     CHUNK,
     check_encoding,
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 MAX_ERROR_BYTES = MIB  # of a response that is not 2xx
-MAX_CA_BYTES = 256 * 1024
 USER_AGENT = "vworkspace-odoo"
+_LOOPBACK_TOO = AddressPolicy(allow_loopback=True)
 
 
 # === SETTINGS === #
@@ -56,15 +55,27 @@ class Settings:
     :param server: https URL, with an optional path prefix
     :param ca_pem: CA certificates; None trusts what the system trusts
     :param tls_server_name: name expected in the certificate, if not the URL's host
+    :param client_cert_pem: certificate to show to the server (mTLS), or None
+    :param client_key_pem: its private key; it stays in memory
+    :param insecure: accept any certificate, for a cluster of tests alone
+    :param address_policy: what the URL's host may be; through a proxy it is not looked
+        at, since the proxy resolves the name
+    :param proxy: http(s) URL of a proxy, with user name and password if it asks for
+        them; None connects directly, whatever the environment says
     :param connect_timeout: s for the connection, TLS included
     :param read_timeout: s without a byte until an answer is given up
     :param max_response_bytes: of one answer, and of one event of a stream
-    :raise ValueError: `server` or `ca_pem` cannot be used; the text says why
+    :raise ValueError: one of them cannot be used; the text says why
     """
 
     server: str
     ca_pem: str | None = field(repr=False)
     tls_server_name: str | None = None
+    client_cert_pem: str | None = field(default=None, repr=False)
+    client_key_pem: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    address_policy: AddressPolicy = _LOOPBACK_TOO
+    proxy: str | None = field(default=None, repr=False)
     connect_timeout: float = 5.0
     read_timeout: float = 15.0
     max_response_bytes: int = 32 * MIB
@@ -73,93 +84,12 @@ class Settings:
         object.__setattr__(self, "server", check_server(self.server))
         if self.ca_pem is not None:
             object.__setattr__(self, "ca_pem", check_ca(self.ca_pem))
-
-
-def check_server(url: str) -> str:
-    """Return the URL of an API server in its normal form.
-
-    :raise ValueError: with one sentence that says what to change
-    """
-    url = url.strip()
-    if not url:
-        raise ValueError("Enter the address of the API server.")
-    if re.search(r"[\s\x00-\x1f\x7f\\]", url) or len(url) > 2_048:
-        raise ValueError("The address must be one URL without blanks.")
-    if "://" not in url:
-        raise ValueError("The address must begin with https://.")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-        # What IDNA encodes is what is resolved and compared with the certificate.
-        host = host if ":" in host else host.encode("idna").decode("ascii")
-    except ValueError:
-        raise ValueError("The host or the port in the address is malformed.") from None
-    if parts.scheme != "https":
-        raise ValueError("The address must begin with https://: a token is sent to it.")
-    if not host or port == 0:
-        raise ValueError("The address must name a host, such as https://10.0.0.1:6443.")
-    if "@" in parts.netloc:
-        raise ValueError("Remove the user name from the address; a token is used.")
-    if "?" in url or "#" in url:
-        raise ValueError("Remove what follows ? or # from the address.")
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/*", parts.path) or "/.." in parts.path:
-        raise ValueError("Remove unusual characters from the path in the address.")
-    host = f"[{host}]" if ":" in host else host
-    suffix = f":{port}" if port is not None else ""
-    return f"https://{host}{suffix}{parts.path.rstrip('/')}"
-
-
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
-
-
-def check_ca(pem: str) -> str:
-    """Return a bundle of CA certificates as PEM, each once, without text between.
-
-    The base64 of such a bundle, as a kubeconfig holds it, is accepted as well.
-
-    :raise ValueError: with one sentence that says what to change
-    """
-    if len(pem) > MAX_CA_BYTES:
-        raise ValueError("The CA certificate is larger than 256 KiB.")
-    text = pem if "-----BEGIN" in pem else _from_base64(pem)
-    if not text.strip():
-        raise ValueError("Enter the CA certificate of the cluster.")
-    if "PRIVATE KEY" in text:
-        raise ValueError(
-            "This contains a private key, which must not leave its machine; enter the "
-            "CA certificate alone."
-        )
-    blocks = _PEM.findall(text)
-    if not blocks:
-        raise ValueError(
-            "This is not a certificate; copy all from -----BEGIN CERTIFICATE----- to "
-            "-----END CERTIFICATE-----."
-        )
-    for label, _body in blocks:
-        if label != "CERTIFICATE":
-            raise ValueError(f"This is a {label.lower()}; enter a CA certificate.")
-    bodies = dict.fromkeys("".join(body.split()) for _label, body in blocks)
-    bundle = "".join(_certificate(body) for body in bodies)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bundle)
-    except (ssl.SSLError, ValueError, TypeError):
-        raise ValueError("The CA certificate is damaged; copy it again.") from None
-    return bundle
-
-
-def _certificate(body: str) -> str:
-    lines = (body[i : i + 64] for i in range(0, len(body), 64))
-    return "\n".join(
-        ("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", "")
-    )
-
-
-def _from_base64(text: str) -> str:
-    try:
-        decoded = base64.b64decode("".join(text.split()), validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        return text
-    return decoded if "-----BEGIN" in decoded else text
+        if self.client_cert_pem or self.client_key_pem:
+            check_client_certificate(
+                self.client_cert_pem or "", self.client_key_pem or ""
+            )
+        if self.proxy is not None:
+            object.__setattr__(self, "proxy", check_proxy(self.proxy))
 
 
 # === CONNECTION === #
@@ -225,8 +155,8 @@ class Cancellation:
 class Connection:
     """A reusable connection to one API server.
 
-    :param token: called at each request for the bearer token; what it raises passes
-        through unchanged
+    :param token: called at each request, in its thread, for the bearer token; what it
+        raises passes through unchanged. It may be empty with a client certificate
     :param user_agent: shown in the server's audit log
     """
 
@@ -256,6 +186,10 @@ class Connection:
     @property
     def server(self) -> str:
         return self._settings.server
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     def request(
         self,
@@ -353,16 +287,21 @@ class Connection:
         return f"{url}?{urlencode(query)}" if query else url
 
     def _headers(self, content_type: str | None = None) -> dict[str, str]:
-        headers = {
-            "Authorization": f"Bearer {self._checked_token()}",
-            "Accept": "application/json",
-            "User-Agent": self._user_agent,
-        }
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        if token := self.bearer_token():
+            headers["Authorization"] = f"Bearer {token}"
         return {**headers, "Content-Type": content_type} if content_type else headers
 
-    def _checked_token(self) -> str:
-        """Return the token; http.client would quote a malformed one in its error."""
+    def bearer_token(self) -> str:
+        """Return the token that a request would carry now, empty if it needs none.
+
+        http.client would quote a malformed one in its error, hence the check here.
+
+        :raise Unauthorized: there is none, or it is malformed
+        """
         token = self._token()
+        if not token and self._settings.client_cert_pem:
+            return ""
         if not token:
             raise Unauthorized("There is no token for this cluster.")
         if not re.fullmatch(r"[\x21-\x7e]+", token):

@@ -63,6 +63,19 @@ class KubeError(Exception):
         return self.message
 
 
+def describe(error: Exception) -> str:
+    """Return what happened and what a person can do, as sentences for one paragraph.
+
+    :param error: a KubeError, or any other whose text is fit for people
+    """
+    message = str(error).strip()
+    hint = getattr(error, "hint", "")
+    if not hint:
+        return message
+    end = "" if message.endswith((".", "!", "?", ":")) else "."
+    return f"{message}{end} {hint}"
+
+
 class Unreachable(KubeError):
     """No answer: name resolution, refused, timeout, cut connection."""
 
@@ -71,6 +84,13 @@ class Unreachable(KubeError):
         "Check that the address is right and that this machine may connect to it."
     )
     default_retryable = True
+
+
+class AddressRefused(KubeError):
+    """The address is one that is never connected to."""
+
+    default_reason = "AddressRefused"
+    default_hint = "Use the address of the API server itself."
 
 
 class TlsFailed(KubeError):
@@ -587,6 +607,18 @@ def _tls(exc: BaseException, server: str) -> KubeError:
     return TlsFailed(f"TLS with {server} failed: {detail}.")
 
 
+def _proxy(exc: BaseException, server: str) -> KubeError:
+    status = re.search(r"Tunnel connection failed: ([0-9]{3})", str(exc))
+    answer = f" (it answered HTTP {status[1]})" if status else ""
+    return Unreachable(
+        f"The proxy on the way to {server} is not there or does not let us "
+        f"through{answer}.",
+        reason="ProxyFailed",
+        hint="Check the proxy's address, its user name and password, and that it may "
+        "connect to this server.",
+    )
+
+
 def _unresolved(_exc: BaseException, server: str) -> KubeError:
     return Unreachable(
         f"The name in {server} does not resolve to an address.",
@@ -634,6 +666,7 @@ def _os_error(exc: BaseException, server: str) -> KubeError:
 _TRANSPORT: tuple[
     tuple[type[BaseException] | str, Callable[[BaseException, str], KubeError]], ...
 ] = (
+    ("ProxyError", _proxy),
     (ssl.SSLCertVerificationError, _certificate),
     (ssl.SSLEOFError, _cut_handshake),
     (ssl.SSLZeroReturnError, _cut_handshake),

@@ -6,7 +6,7 @@ from odoo.exceptions import UserError, ValidationError
 from .. import const, sealing
 from ..connections import connections
 from ..kube import access, connection, resources
-from ..kube.errors import KubeError
+from ..kube.errors import KubeError, describe
 
 # A change of one of these makes every open connection to the cluster obsolete.
 CONNECTION_FIELDS = {"server_url", "ca_certificate", "tls_server_name", "cluster_id"}
@@ -130,6 +130,8 @@ class VworkspaceCluster(models.Model):
         for cluster in self:
             if cluster.token:
                 cluster._store_token(cluster.token)
+        # Or the answer to the call that creates a cluster would repeat the token.
+        self.invalidate_recordset(["token"], flush=False)
 
     @api.depends("credential_ids")
     def _compute_has_credential(self):
@@ -256,8 +258,8 @@ class VworkspaceCluster(models.Model):
         try:
             report = access.inspect(self._connection())
         except (KubeError, sealing.SealingError, UserError) as exc:
-            self._store_check("problem", _with_hint(exc))
-            return self._notification("danger", _with_hint(exc))
+            self._store_check("problem", describe(exc))
+            return self._notification("danger", describe(exc))
         self.write(
             {
                 "server_version": report.server_version,
@@ -285,6 +287,7 @@ class VworkspaceCluster(models.Model):
 
     def action_open_instances(self):
         self.ensure_one()
+        self.check_access("read")
         action = self.env["ir.actions.act_window"]._for_xml_id(
             "vworkspace_push.vworkspace_application_instance_action"
         )
@@ -380,8 +383,3 @@ class VworkspaceCluster(models.Model):
                 "next": {"type": "ir.actions.client", "tag": "soft_reload"},
             },
         }
-
-
-def _with_hint(exc):
-    hint = getattr(exc, "hint", "")
-    return f"{exc} {hint}" if hint else str(exc)

@@ -105,7 +105,7 @@ class VworkspaceClusterCredential(models.Model):
         :rtype: tuple[list[str], bool]
         """
         sentences, all_open = [], True
-        for credential in self.sudo().search([], order="id"):
+        for credential in self.sudo().search([("kind", "=", "token")], order="id"):
             try:
                 credential._unseal()
             except sealing.SealingError as exc:
@@ -123,7 +123,7 @@ class VworkspaceClusterCredential(models.Model):
         :rtype: int
         """
         done = 0
-        for credential in self.sudo().search([], order="id"):
+        for credential in self.sudo().search([("kind", "=", "token")], order="id"):
             if done == limit:
                 break
             if not sealing.is_sealed_by_first_key(credential._sealed()):

@@ -1,7 +1,7 @@
 import json
 
 from odoo import api, fields, models
-from odoo.exceptions import AccessError, UserError
+from odoo.exceptions import AccessError, UserError, ValidationError
 
 from .. import const
 from ..delivery import deliver
@@ -95,9 +95,15 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     # Observed: what the cluster reports
     health = fields.Selection(
-        const.HEALTH_STATES, readonly=True, copy=False, index=True
+        const.HEALTH_STATES,
+        readonly=True,
+        copy=False,
+        index=True,
+        falsy_value_label="Not deployed",
     )
     health_message = fields.Char(readonly=True, copy=False)
+    # What the cluster said last: `health` is unknown while that is out of date.
+    reported_health = fields.Selection(const.HEALTH_STATES, readonly=True, copy=False)
     observed_resource_version = fields.Char(readonly=True, copy=False)
     observed_generation = fields.Integer(readonly=True, copy=False)
     status_as_of = fields.Datetime(
@@ -114,7 +120,8 @@ class VworkspaceManagedResource(models.AbstractModel):
             *("next_attempt_at", "delivered_revision", "delivered_at"),
             *("delivery_warnings", "delivery_lock_id"),
             *("uid", "resource_version", "generation"),
-            *("health", "health_message", "status_as_of", "last_reconcile_time"),
+            *("health", "reported_health", "health_message"),
+            *("status_as_of", "last_reconcile_time"),
             *("observed_resource_version", "observed_generation"),
         }
     )
@@ -135,7 +142,31 @@ class VworkspaceManagedResource(models.AbstractModel):
                 and record._build_manifest() != json.loads(record.intent_manifest)
             )
 
+    # === CONSTRAINT METHODS === #
+
+    @api.constrains("cluster_id", "namespace_id")
+    def _check_namespace(self):
+        for record in self:
+            if record.namespace_id.cluster_id != record.cluster_id:
+                raise ValidationError(
+                    self.env._(
+                        "%(namespace)s is not a namespace of %(cluster)s. Choose one "
+                        "of the cluster's own, or list it on the cluster's form.",
+                        namespace=record.namespace_id.name,
+                        cluster=record.cluster_id.name,
+                    )
+                )
+
     # === CRUD METHODS === #
+
+    @api.model
+    def default_get(self, fields):
+        values = super().default_get(fields)
+        # A context or a user's own defaults must not forge what is protected.
+        for name in self._protected_fields & values.keys():
+            default = self._fields[name].default
+            values[name] = default(self) if default else False
+        return values
 
     @api.model_create_multi
     def create(self, vals_list):

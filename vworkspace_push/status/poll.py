@@ -13,7 +13,7 @@ from odoo.tools import SQL
 
 from .. import const
 from ..kube import apply, resources
-from ..kube.errors import KubeError
+from ..kube.errors import KubeError, Unreachable
 from ..sealing import SealingError
 from ..transactions import in_transaction
 from . import leases, sink
@@ -41,21 +41,36 @@ def poll_cluster(registry, cluster_id):
     """List the cluster's namespaces once, and write what is there."""
     try:
         connection, namespaces = in_transaction(registry, _how_to_reach, cluster_id)
-        for namespace in namespaces:
+    except (KubeError, UserError, SealingError, ValueError) as exc:
+        reached, problem = False, str(exc)
+    else:
+        reached, problem = _poll_namespaces(
+            registry, cluster_id, connection, namespaces
+        )
+    in_transaction(registry, leases.note_contact, cluster_id, reached, problem)
+    if problem:
+        _logger.info("Cluster %s could not be polled: %s", cluster_id, problem)
+
+
+def _poll_namespaces(registry, cluster_id, connection, namespaces):
+    """Return whether the cluster was reached, and the first problem, if any."""
+    listed, problems = 0, []
+    for namespace in namespaces:
+        try:
             objects, version = apply.list_all(
                 connection,
                 resources.APPLICATION_INSTANCE,
                 namespace=namespace,
                 timeout=LIST_TIMEOUT,
             )
-            in_transaction(
-                registry, _store_list, cluster_id, namespace, objects, version
-            )
-    except (KubeError, UserError, SealingError, ValueError) as exc:
-        in_transaction(registry, leases.note_contact, cluster_id, False, str(exc))
-        _logger.info("Cluster %s could not be polled: %s", cluster_id, exc)
-    else:
-        in_transaction(registry, leases.note_contact, cluster_id, True, "")
+        except KubeError as exc:
+            problems.append(str(exc))
+            if isinstance(exc, Unreachable):
+                break  # the other namespaces would wait in vain as well
+            continue
+        in_transaction(registry, _store_list, cluster_id, namespace, objects, version)
+        listed += 1
+    return bool(listed or not problems), next(iter(problems), "")
 
 
 def _uncovered_clusters(env):

@@ -91,29 +91,50 @@ def vanished(env, cluster_id, kind, namespace, present_uids, list_version):
 
 
 def mark_stale(env):
-    """Set the health of applications to unknown where their cluster went silent."""
+    """Set health to unknown where a cluster went silent, and back once it is heard.
+
+    A watch that resumes where it stopped brings no status that did not change.
+    """
     limit = fields.Datetime.now() - timedelta(seconds=const.STALE_AFTER)
     for name in MODELS.values():
-        model = env[name]
-        stale = model.search(
-            [
-                ("health", "not in", (False, "unknown")),
-                "|",
-                ("cluster_id.lease_ids", "=", False),
-                ("cluster_id.lease_ids.last_contact", "<", limit),
-            ]
-        )
-        records = model.browse(lock_rows(env, model._table, stale.ids))
-        for record in records:
-            record._writer().write(
-                {
-                    "health": "unknown",
-                    "health_message": env._(
-                        "%s has not been heard of for a while.", record.cluster_id.name
-                    ),
-                }
-            )
+        records = _mark_silent(env[name], limit) | _mark_heard(env[name], limit)
         records._notify_updated()
+
+
+def _mark_silent(model, limit):
+    silent = model.search(
+        [
+            ("health", "not in", (False, "unknown")),
+            ("status_as_of", "<", limit),
+            *("|", "|"),
+            ("cluster_id.lease_ids", "=", False),
+            ("cluster_id.lease_ids.last_contact", "=", False),
+            ("cluster_id.lease_ids.last_contact", "<", limit),
+        ]
+    )
+    records = model.browse(lock_rows(model.env, model._table, silent.ids))
+    for record in records:
+        message = model.env._(
+            "%s has not been heard of for a while.", record.cluster_id.name
+        )
+        record._writer().write({"health": "unknown", "health_message": message})
+    return records
+
+
+def _mark_heard(model, limit):
+    heard = model.search(
+        [
+            ("health", "=", "unknown"),
+            ("reported_health", "not in", (False, "unknown")),
+            ("cluster_id.lease_ids.last_contact", ">=", limit),
+        ]
+    )
+    records = model.browse(lock_rows(model.env, model._table, heard.ids))
+    for record in records:
+        health = record.reported_health
+        message = _explanation(record.condition_ids, health) or False
+        record._writer().write({"health": health, "health_message": message})
+    return records
 
 
 def record_values(observed, *, as_of):
@@ -124,7 +145,8 @@ def record_values(observed, *, as_of):
     health = observed.health
     return {
         "health": health,
-        "health_message": _explanation(observed, health) or False,
+        "reported_health": health,
+        "health_message": _explanation(observed.conditions, health) or False,
         "observed_resource_version": observed.resource_version,
         "observed_generation": observed.observed_generation or 0,
         "status_as_of": as_of,
@@ -199,9 +221,9 @@ def _store_end(record):
     return True
 
 
-def _explanation(observed, health):
+def _explanation(conditions, health):
     for wanted in EXPLAINED_BY.get(health, ()):
-        for condition in observed.conditions:
+        for condition in conditions:
             if condition.type == wanted:
                 return (condition.message or condition.reason or "")[:500]
     return ""

@@ -93,16 +93,18 @@ class DatabaseWorker:
         """Hold what can be held, and run exactly the streams that follow from it."""
         held = in_transaction(registry, leases.claim, self.holder)
         wanted = in_transaction(registry, _read_targets, held)
-        for cluster_id in self._watches.keys() - wanted.keys():
+        # A cluster that another worker held in between is listed anew: what its
+        # streams brought meanwhile was refused.
+        lost = [c for c, watch in self._watches.items() if watch.epoch != held.get(c)]
+        for cluster_id in lost:
             self._watches.pop(cluster_id).stop()
             self._inbox.forget(cluster_id)
         for cluster_id, target in wanted.items():
             watch = self._watches.get(cluster_id)
             if watch is None:
                 watch = self._watches[cluster_id] = ClusterWatch(
-                    cluster_id, self._inbox, stop=self._stop
+                    cluster_id, held[cluster_id], self._inbox
                 )
-            watch.epoch = held[cluster_id]
             watch.follow(target)
 
     def _note_streams(self, registry):
@@ -170,12 +172,11 @@ class DatabaseWorker:
 class ClusterWatch:
     """The streams of one cluster: one per namespace."""
 
-    def __init__(self, cluster_id, inbox, *, stop):
+    def __init__(self, cluster_id, epoch, inbox):
         self.cluster_id = cluster_id
-        self.epoch = 0
+        self.epoch = epoch
         self.noted = None
         self._inbox = inbox
-        self._stop_worker = stop
         self._target = None
         self._streams: dict[Scope, Stream] = {}
 

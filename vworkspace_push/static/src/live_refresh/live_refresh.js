@@ -1,9 +1,10 @@
-import { onWillUnmount } from "@odoo/owl";
-import { useBus, useService } from "@web/core/utils/hooks";
-import { registry } from "@web/core/registry";
-import { formView } from "@web/views/form/form_view";
-import { kanbanView } from "@web/views/kanban/kanban_view";
-import { listView } from "@web/views/list/list_view";
+import {onWillUnmount} from "@odoo/owl";
+import {useBus, useService} from "@web/core/utils/hooks";
+import {registry} from "@web/core/registry";
+import {RelationalModel} from "@web/model/relational_model/relational_model";
+import {formView} from "@web/views/form/form_view";
+import {kanbanView} from "@web/views/kanban/kanban_view";
+import {listView} from "@web/views/list/list_view";
 
 /** At most one refresh of a view in this time, in milliseconds. */
 const REFRESH_INTERVAL = 1000;
@@ -62,10 +63,16 @@ const LiveForm = (Controller) =>
             let isTyping = false;
             useBus(this.model.bus, "FIELD_IS_DIRTY", (ev) => (isTyping = ev.detail));
             useLiveRefresh(
-                ({ model, ids }) =>
-                    model === this.props.resModel && ids.includes(this.model.root.resId),
+                ({model, ids}) =>
+                    model === this.props.resModel &&
+                    // Before the first load there is no root yet.
+                    ids.includes((this.model.root ?? this.props).resId),
                 // A form that is being edited keeps what was entered.
-                () => this.model.root.dirty || isTyping || this.ui.isBlocked,
+                () =>
+                    !this.model.isReady ||
+                    this.model.root.dirty ||
+                    isTyping ||
+                    this.ui.isBlocked,
                 () => this.model.root.load()
             );
         }
@@ -77,8 +84,9 @@ const LiveMulti = (Controller) =>
             super.setup();
             useLiveRefresh(
                 // Any record may have entered or left what the filter shows.
-                ({ model }) => model === this.props.resModel,
+                ({model}) => model === this.props.resModel,
                 () =>
+                    !this.model.isReady ||
                     Boolean(this.model.root.editedRecord) ||
                     this.model.root.selection?.length > 0,
                 () => this.model.load()
@@ -86,15 +94,29 @@ const LiveMulti = (Controller) =>
         }
     };
 
+/** Core titles the group of records without a value, but not that of a selection. */
+class TitledGroup extends RelationalModel.Group {
+    setup() {
+        super.setup(...arguments);
+        this.displayName ??= this.groupByField.falsy_value_label;
+    }
+}
+
+class LiveModel extends RelationalModel {
+    static Group = TitledGroup;
+}
+
 registry.category("views").add("vworkspace_form", {
     ...formView,
     Controller: LiveForm(formView.Controller),
 });
 registry.category("views").add("vworkspace_list", {
     ...listView,
+    Model: LiveModel,
     Controller: LiveMulti(listView.Controller),
 });
 registry.category("views").add("vworkspace_kanban", {
     ...kanbanView,
+    Model: LiveModel,
     Controller: LiveMulti(kanbanView.Controller),
 });

@@ -1,0 +1,367 @@
+"""Delivery when something is in the way: crashes, outages, rivals for the same row."""
+
+import subprocess
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from environment.processes import free_port
+from tests.live_objects import get_object, list_objects
+
+CRASHING_DEPLOY = Path(__file__).with_name("deploy_and_crash.py")
+CRASHED = 9  # its exit code
+CRASH_TIMEOUT = 60.0  # s
+TABLE = "vworkspace_application_instance"
+
+
+# === CRASHES AND OUTAGES === #
+
+
+def test_a_crash_between_commit_and_apply_is_made_good_by_the_cron(
+    database, make_instance, control_plane, namespace, odoo_install
+):
+    instance = make_instance()
+
+    crashed = subprocess.run(
+        [odoo_install.python, CRASHING_DEPLOY, database.name, str(instance.id)],
+        env=odoo_install.environment(database.config),
+        capture_output=True,
+        text=True,
+        timeout=CRASH_TIMEOUT,
+        check=False,
+    )
+
+    assert crashed.returncode == CRASHED, crashed.stderr
+    assert database.read(instance, "delivery_state") == "pending"
+    assert list_objects(control_plane, namespace) == []
+    database.run_cron("ir_cron_deliver")
+    stored = database.read(instance, "delivery_state", "uid", "delivered_revision")
+    live = get_object(control_plane, namespace)
+    assert stored["delivery_state"] == "applied"
+    assert stored["uid"] == live["metadata"]["uid"]
+    assert stored["delivered_revision"] == 1
+
+
+def test_an_outage_fails_with_a_sentence_and_ends_without_a_hand(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    control_plane.kill()
+    try:
+        before = now()
+        deploy(instance)
+        failed = database.read(
+            instance, "delivery_state", "delivery_message", "next_attempt_at"
+        )
+    finally:
+        control_plane.start()
+
+    assert failed["delivery_state"] == "failed"
+    assert "refused" in failed["delivery_message"]
+    assert failed["next_attempt_at"] > before
+    become_due(database, instance)
+    database.run_cron("ir_cron_deliver")
+    stored = database.read(
+        instance, "delivery_state", "delivery_message", "next_attempt_at"
+    )
+    assert (stored["delivery_state"], stored["next_attempt_at"]) == ("applied", False)
+    assert not stored["delivery_message"]
+    assert len(list_objects(control_plane, namespace)) == 1
+
+
+def test_an_api_server_that_dies_during_the_apply_gets_it_again(
+    database, make_instance, deploy, control_plane, namespace, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import apply
+
+    instance = make_instance()
+    real_apply = apply.apply
+
+    def answer_lost(*arguments, **keywords):
+        real_apply(*arguments, **keywords)
+        control_plane.kill()
+        return real_apply(*arguments, **keywords)
+
+    monkeypatch.setattr(apply, "apply", answer_lost)
+    try:
+        deploy(instance)
+    finally:
+        monkeypatch.undo()
+        control_plane.start()
+    assert database.read(instance, "delivery_state", "uid") == {
+        "id": instance.id,
+        "delivery_state": "failed",
+        "uid": False,
+    }
+
+    become_due(database, instance)
+    database.run_cron("ir_cron_deliver")
+
+    live = get_object(control_plane, namespace)
+    assert database.read(instance, "delivery_state") == "applied"
+    assert database.read(instance, "uid") == live["metadata"]["uid"]
+    assert live["metadata"]["generation"] == 1
+
+
+# === WHEN IT IS TRIED AGAIN === #
+
+
+def test_what_is_not_due_yet_is_left_alone(database, broken_cluster, make_instance):
+    instance = make_instance(**broken_cluster)
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+    become_due(database, instance, in_seconds=3600)
+
+    database.run_cron("ir_cron_deliver")
+
+    assert database.read(instance, "delivery_attempts") == 1
+
+
+def test_the_back_off_grows_within_its_bounds(database, broken_cluster, make_instance):
+    instance = make_instance(**broken_cluster)
+    waits = []
+
+    for attempt in range(9):
+        database.call("admin", instance._name, "action_deploy", instance.ids)
+        waits.append(wait_after(database, instance, attempts=attempt))
+
+    for attempt, wait in enumerate(waits):
+        longest = min(600, 5 * 2**attempt)
+        assert longest / 2 - 1 <= wait <= longest + 1, f"attempt {attempt}"
+
+
+def test_the_next_attempt_wakes_the_cron(database, broken_cluster, make_instance):
+    instance = make_instance(**broken_cluster)
+    forget_triggers(database)
+
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+
+    due = database.read(instance, "next_attempt_at")
+    assert due - timedelta(seconds=2) <= triggers(database)[-1]
+    assert triggers(database)[-1] <= due + timedelta(seconds=2)
+
+
+def test_a_replaced_token_makes_what_failed_due_at_once(
+    database, make_instance, deploy, control_plane, make_cluster
+):
+    other = make_cluster(token="revoked-or-of-another-cluster")
+    instance = make_instance(**other)
+    deploy(instance)
+    failed = database.read(
+        instance, "delivery_state", "delivery_message", "next_attempt_at"
+    )
+    assert failed["delivery_state"] == "failed"
+    assert "token" in failed["delivery_message"]
+    assert failed["next_attempt_at"] > now() + timedelta(minutes=5)
+    forget_triggers(database)
+
+    token = control_plane.service_account_token()
+    database.call(
+        *("admin", "vworkspace.cluster", "write", [other["cluster_id"]]),
+        {"token": token},
+    )
+
+    assert triggers(database)
+    database.run_cron("ir_cron_deliver")
+    assert database.read(instance, "delivery_state") == "denied"  # not "failed": let in
+
+
+def test_many_records_at_once_are_left_to_the_cron(
+    database, make_instance, control_plane, namespace
+):
+    from odoo.addons.vworkspace_push import const
+
+    count = const.DELIVER_AFTER_COMMIT_LIMIT + 1
+    instances = [make_instance(name=f"wiki-{n}") for n in range(count)]
+    ids = [instance.id for instance in instances]
+    forget_triggers(database)
+
+    database.call("admin", instances[0]._name, "action_deploy", ids)
+
+    assert states(database, ids) == ["pending"] * count
+    assert triggers(database)
+    assert list_objects(control_plane, namespace) == []
+    database.run_cron("ir_cron_deliver")
+    assert states(database, ids) == ["applied"] * count
+    assert len(list_objects(control_plane, namespace)) == count
+
+
+# === SEVERAL DELIVERERS, SEVERAL CLUSTERS === #
+
+
+def test_two_deliverers_never_deliver_one_record_at_the_same_time(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push.delivery import deliver
+    from odoo.addons.vworkspace_push.kube import apply
+
+    names = [f"wiki-{n}" for n in range(4)]
+    ids = [make_instance(name=name).id for name in names]
+    make_pending(database, ids)
+    first_is_busy, second_is_done = threading.Event(), threading.Event()
+    applied = []
+    real_apply = apply.apply
+
+    def spy(connection, resource, manifest, **keywords):
+        applied.append(manifest["metadata"]["name"])
+        if threading.current_thread() is first:
+            first_is_busy.set()
+            assert second_is_done.wait(30)
+        return real_apply(connection, resource, manifest, **keywords)
+
+    monkeypatch.setattr(apply, "apply", spy)
+    first = threading.Thread(
+        target=deliver.deliver,
+        args=[database.registry, "vworkspace.application.instance"],
+        kwargs={"ids": ids[:2]},
+    )
+    first.start()
+    assert first_is_busy.wait(30)
+
+    handled = deliver.deliver(database.registry, "vworkspace.application.instance")
+    second_is_done.set()
+    first.join(30)
+
+    assert handled == 2
+    assert sorted(applied) == names
+    assert states(database, ids) == ["applied"] * 4
+
+
+def test_a_record_locked_by_a_dead_deliverer_is_free_again(
+    database, make_instance, postgres
+):
+    instance = make_instance()
+    make_pending(database, instance.ids)
+    holder = postgres.connect(database.name)
+    with holder.cursor() as cr:
+        cr.execute(
+            "SELECT 1 FROM vworkspace_delivery_lock WHERE id = %s FOR NO KEY UPDATE",
+            [database.read(instance, "delivery_lock_id")[0]],
+        )
+        database.run_cron("ir_cron_deliver")
+        assert database.read(instance, "delivery_state") == "pending"
+    holder.close()
+
+    database.run_cron("ir_cron_deliver")
+
+    assert database.read(instance, "delivery_state") == "applied"
+
+
+def test_an_archived_clusters_intents_wait(database, cluster, make_instance):
+    instance = make_instance()
+    make_pending(database, instance.ids)
+    database.call("admin", cluster._name, "write", cluster.ids, {"active": False})
+    try:
+        database.run_cron("ir_cron_deliver")
+        assert database.read(instance, "delivery_state") == "pending"
+    finally:
+        database.call("admin", cluster._name, "write", cluster.ids, {"active": True})
+
+    database.run_cron("ir_cron_deliver")
+
+    assert database.read(instance, "delivery_state") == "applied"
+
+
+def test_a_dead_cluster_does_not_keep_the_others_waiting(
+    database, broken_cluster, make_instance
+):
+    dead = [make_instance(name=f"dead-{n}", **broken_cluster).id for n in range(3)]
+    alive = [make_instance(name=f"alive-{n}").id for n in range(3)]
+    make_pending(database, [*dead, *alive])
+
+    database.run_cron("ir_cron_deliver")
+
+    assert states(database, alive) == ["applied"] * 3
+    assert states(database, dead) == ["failed"] * 3
+
+
+# === FIXTURES AND HELPERS === #
+
+
+@pytest.fixture
+def make_cluster(database, control_plane, namespace):
+    """Return a function that makes another cluster, and values to deploy there."""
+
+    def make(**values):
+        with database.transaction() as env:
+            cluster = env["vworkspace.cluster"].create(
+                {
+                    "name": f"Another for {namespace}",
+                    "cluster_id": f"cluster-of-{namespace}",
+                    "server_url": control_plane.server,
+                    "ca_certificate": control_plane.ca_pem,
+                    "namespace_ids": [(0, 0, {"name": "default"})],
+                    **values,
+                }
+            )
+            return {"cluster_id": cluster.id, "namespace_id": cluster.namespace_ids.id}
+
+    return make
+
+
+@pytest.fixture
+def broken_cluster(make_cluster):
+    """A cluster whose address nobody listens at."""
+    url = f"https://127.0.0.1:{free_port()}"
+    return make_cluster(server_url=url, token="of-no-use-here")
+
+
+def make_pending(database, ids):
+    """Commit intents as a request would that died before it delivered them."""
+    with database.transaction() as env:
+        env["vworkspace.application.instance"].browse(ids).action_deploy()
+        env.cr.postcommit.clear()
+
+
+def become_due(database, instance, *, in_seconds=0):
+    database.sql(
+        f"""UPDATE {TABLE}
+               SET next_attempt_at = now() AT TIME ZONE 'UTC' + %s * interval '1 s'
+             WHERE id = %s""",  # noqa: S608
+        in_seconds,
+        instance.id,
+    )
+
+
+def wait_after(database, instance, *, attempts):
+    """Fail once more, as after that many failed attempts; return the wait, in s."""
+    database.sql(
+        f"UPDATE {TABLE} SET delivery_attempts = %s,"  # noqa: S608
+        " next_attempt_at = now() AT TIME ZONE 'UTC' WHERE id = %s",
+        attempts,
+        instance.id,
+    )
+    database.run_cron("ir_cron_deliver")
+    stored = database.read(
+        instance, "delivery_state", "delivery_attempts", "next_attempt_at"
+    )
+    assert stored["delivery_state"] == "failed"
+    assert stored["delivery_attempts"] == attempts + 1
+    return (stored["next_attempt_at"] - now()).total_seconds()
+
+
+def now():
+    """Return the time as Odoo stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def states(database, ids):
+    with database.transaction() as env:
+        records = env["vworkspace.application.instance"].browse(ids)
+        return [record.delivery_state for record in records]
+
+
+def triggers(database):
+    rows = database.sql(
+        """SELECT call_at FROM ir_cron_trigger
+            WHERE cron_id = (SELECT res_id FROM ir_model_data
+                              WHERE module = 'vworkspace_push'
+                                AND name = 'ir_cron_deliver')
+         ORDER BY call_at"""
+    )
+    return [call_at for (call_at,) in rows]
+
+
+def forget_triggers(database):
+    database.sql("DELETE FROM ir_cron_trigger")

@@ -1,0 +1,319 @@
+"""The real `odoo vworkspace_watch`, in its own process, through whatever happens.
+
+The tests share one process where they can, and go from gentle to rough.
+"""
+
+import signal
+import time
+
+import pytest
+
+from environment.odoo import WATCH_READY_LINE
+from tests.live_objects import (
+    create_object,
+    degraded_status,
+    delete_object,
+    get_object,
+    patch_status,
+    ready_status,
+)
+from tests.waiting import eventually
+
+PICK_UP = 2.0  # s within which a change in Odoo reaches a worker
+STOP = 5.0  # s from SIGTERM to the end
+RECOVERY = 45.0  # s; streams back off while their server is away
+READY_TIMEOUT = 60.0  # s
+NOISE = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
+LEASE = "vworkspace_watch_lease"
+
+
+# === WHAT IT BRINGS === #
+
+
+def test_a_status_that_the_operator_writes_reaches_the_record(
+    database, worker, deployed, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status(message="It runs."))
+
+    shows(database, deployed, health="ready")
+    stored = database.read(
+        deployed, "health_message", "endpoint_url", "observed_resource_version"
+    )
+    live = get_object(control_plane, namespace)
+    assert stored["health_message"] == "It runs."
+    assert stored["endpoint_url"] == "https://wiki.example.com/"
+    assert stored["observed_resource_version"] == live["metadata"]["resourceVersion"]
+
+    patch_status(control_plane, namespace, degraded_status())
+    shows(database, deployed, health="degraded")
+
+
+def test_a_status_that_comes_before_the_record_knows_its_uid_arrives(
+    database, worker, deployed, make_instance, deploy, control_plane, namespace
+):
+    later = make_instance(name="later")
+    deploy(later)
+    uid = database.read(deployed, "uid")
+    set_uid(database, deployed, None)
+    patch_status(control_plane, namespace, ready_status())
+    # A stream is in order: when the second has arrived, the first found no record.
+    patch_status(control_plane, namespace, ready_status(), name="later")
+    shows(database, later, health="ready")
+
+    set_uid(database, deployed, uid)
+
+    shows(database, deployed, health="ready")
+
+
+def test_a_new_namespace_is_watched_at_once(
+    database, worker, cluster, make_instance, control_plane
+):
+    name = "test-added-later"
+    control_plane.create_namespace(name)
+    control_plane.grant([name])
+    instance = make_instance(name="added-later")
+    existing = create_object(control_plane, name, "added-later")
+    patch_status(control_plane, name, ready_status(), name="added-later")
+    set_uid(database, instance, existing["metadata"]["uid"])
+
+    with database.transaction() as env:
+        env["vworkspace.cluster.namespace"].create(
+            {"cluster_id": cluster.id, "name": name}
+        )
+
+    shows(database, instance, health="ready", timeout=PICK_UP)
+
+
+def test_an_object_that_somebody_deletes_is_lost(
+    database, worker, deployed, control_plane, namespace
+):
+    delete_object(control_plane, namespace)
+
+    shows(database, deployed, delivery_state="lost")
+
+
+def test_the_cluster_says_that_it_is_watched(database, worker, cluster, deployed):
+    eventually(
+        lambda: database.read(cluster, "watch_state"),
+        what="the cluster to show that it is watched",
+        equals="watching",
+    )
+    assert database.read(cluster, "last_contact")
+    assert not database.read(cluster, "watch_message")
+
+
+def test_a_replaced_token_starts_new_streams(
+    database, worker, cluster, deployed, control_plane, namespace
+):
+    token = control_plane.service_account_token()
+    database.call("admin", cluster._name, "write", cluster.ids, {"token": token})
+
+    patch_status(control_plane, namespace, ready_status())
+
+    shows(database, deployed, health="ready")
+
+
+# === LEASES === #
+
+
+def test_a_worker_whose_lease_was_taken_writes_nothing_any_more(
+    database, worker, cluster, deployed, witness, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    worker.freeze()
+    try:
+        patch_status(control_plane, namespace, degraded_status())
+        holder = take_lease_away(database, cluster)
+    finally:
+        worker.thaw()
+
+    # Both streams woke together; when this one's news is written, so is the other's.
+    patch_status(control_plane, namespace, ready_status(), name="witness")
+    shows(database, witness, health="ready")
+    assert database.read(deployed, "health") == "ready"
+    assert lease_holder(database, cluster) == holder
+
+    expire_lease(database, cluster)
+    shows(database, deployed, health="degraded")
+
+
+def test_a_killed_workers_clusters_go_to_another_one(
+    database, worker, cluster, deployed, control_plane, namespace
+):
+    dead = eventually(lambda: lease_holder(database, cluster), what="a lease")
+    worker.kill()
+    patch_status(control_plane, namespace, ready_status())
+    start(worker)
+    assert lease_holder(database, cluster) == dead  # it has not expired yet
+
+    expire_lease(database, cluster)
+
+    shows(database, deployed, health="ready")
+    assert lease_holder(database, cluster) not in (dead, None)
+
+
+# === OUTAGES === #
+
+
+def test_after_a_compaction_it_lists_again_and_misses_nothing(
+    database, worker, deployed, make_instance, deploy, control_plane, namespace
+):
+    vanishing = make_instance(name="vanishing")
+    deploy(vanishing)
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    worker.freeze()
+    try:
+        control_plane.restart()  # ends the streams, or they would be sent all that
+        patch_status(control_plane, namespace, degraded_status())
+        delete_object(control_plane, namespace, "vanishing")
+        control_plane.compact()
+        control_plane.restart()
+    finally:
+        worker.thaw()
+
+    shows(database, deployed, health="degraded", timeout=RECOVERY)
+    shows(database, vanishing, delivery_state="lost", timeout=RECOVERY)
+    live = get_object(control_plane, namespace)["metadata"]
+    stored = database.read(deployed, "observed_resource_version", "uid")
+    assert stored["observed_resource_version"] == live["resourceVersion"]
+    assert stored["uid"] == live["uid"]
+    assert "too old" in worker.output()
+
+
+def test_a_restart_of_postgresql_is_survived(
+    database, worker, deployed, control_plane, namespace, postgres
+):
+    postgres.restart()
+    patch_status(control_plane, namespace, ready_status())
+
+    shows(database, deployed, health="ready", timeout=RECOVERY)
+
+
+def test_sigterm_ends_it_in_time_and_frees_its_leases(
+    database, worker, cluster, deployed
+):
+    eventually(lambda: lease_holder(database, cluster), what="a lease")
+    asked = time.monotonic()
+
+    worker.send(signal.SIGTERM)
+
+    eventually(lambda: not worker.running, what="the worker to end", timeout=STOP)
+    assert time.monotonic() - asked <= STOP
+    assert worker.returncode == 0
+    assert "graceful stop requested" in worker.output()
+    assert "watch worker stopped" in worker.output()
+    assert lease_holder(database, cluster) is None
+
+
+def test_its_log_told_all_that_without_a_warning(worker_process):
+    noise = [
+        line
+        for line in worker_process.log.read_text().splitlines()
+        if any(word in line for word in NOISE)
+    ]
+    assert noise == []
+
+
+# === FIXTURES === #
+
+
+@pytest.fixture(scope="module")
+def worker_process(database, odoo_install, work):
+    process = odoo_install.watch_worker(
+        database.config, database.name, log=work / "logs" / "watch-worker.log"
+    )
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def worker(worker_process, cluster):
+    """The module's worker, running."""
+    start(worker_process)
+    return worker_process
+
+
+@pytest.fixture
+def deployed(database, make_instance, deploy):
+    """An application that exists in the cluster; its operator has said nothing yet."""
+    instance = make_instance()
+    deploy(instance)
+    assert database.read(instance, "delivery_state") == "applied"
+    return instance
+
+
+@pytest.fixture
+def witness(database, control_plane, make_instance, namespace):
+    """An application in another cluster (the same one, under another name)."""
+    with database.transaction() as env:
+        other = env["vworkspace.cluster"].create(
+            {
+                "name": "Witness",
+                "cluster_id": "witness",
+                "server_url": control_plane.server,
+                "ca_certificate": control_plane.ca_pem,
+                "token": control_plane.service_account_token(),
+                "namespace_ids": [(0, 0, {"name": namespace})],
+            }
+        )
+        place = other.namespace_ids
+    instance = make_instance(name="witness", cluster_id=other.id, namespace_id=place.id)
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+    patch_status(control_plane, namespace, degraded_status(), name="witness")
+    shows(database, instance, health="degraded")
+    yield instance
+    database.call("admin", other._name, "write", other.ids, {"active": False})
+
+
+# === HELPERS === #
+
+
+def start(worker):
+    if not worker.running:
+        worker.start()
+        worker.wait_for_output(WATCH_READY_LINE, timeout=READY_TIMEOUT)
+
+
+def shows(database, instance, *, timeout=20.0, **expected):
+    """Wait until the record shows the expected value of one field."""
+    ((field, value),) = expected.items()
+    eventually(
+        lambda: database.read(instance, field),
+        what=f"{field} of {instance} to be {value}",
+        equals=value,
+        timeout=timeout,
+    )
+
+
+def set_uid(database, instance, uid):
+    database.sql(
+        "UPDATE vworkspace_application_instance SET uid = %s WHERE id = %s",
+        *(uid, instance.id),
+    )
+
+
+def lease_holder(database, cluster):
+    rows = database.sql(f"SELECT holder FROM {LEASE} WHERE cluster_id = %s", cluster.id)  # noqa: S608
+    return rows[0][0] if rows else None
+
+
+def take_lease_away(database, cluster):
+    """Let another worker have the cluster, for as long as no test expires it."""
+    database.sql(
+        f"""UPDATE {LEASE}
+               SET holder = 'another-worker', epoch = epoch + 1,
+                   expires_at = now() AT TIME ZONE 'UTC' + interval '1 hour'
+             WHERE cluster_id = %s""",  # noqa: S608
+        cluster.id,
+    )
+    return "another-worker"
+
+
+def expire_lease(database, cluster):
+    database.sql(
+        f"""UPDATE {LEASE} SET expires_at = now() AT TIME ZONE 'UTC' - interval '1 s'
+             WHERE cluster_id = %s""",  # noqa: S608
+        cluster.id,
+    )
