@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from environment.certificates import make_certificates
 from kube import errors
 from kube.connection import Connection, Settings
 from tests.unit.conftest import TOKEN
@@ -118,7 +119,20 @@ def test_half_a_client_certificate_is_refused(
         )
 
 
-# === WITHOUT TRUST === #
+# === TRUST === #
+
+
+def test_accepted_certificate_is_trusted_without_its_authority(tmp_path: Path) -> None:
+    """As servers present theirs alone, it is all that a person can accept."""
+    make_certificates(tmp_path)
+    own, key = ((tmp_path / f"server.{end}").read_text() for end in ("crt", "key"))
+    (tmp_path / "both.pem").write_text(own + key)
+    server = FakeServer(Certificate(pem=own, path=tmp_path / "both.pem"))
+    try:
+        server.on(PATH, _ok)
+        _connection(Settings(server=server.url, ca_pem=own)).request("GET", PATH)
+    finally:
+        server.stop()
 
 
 def test_any_certificate_is_accepted_when_that_is_asked_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,12 @@ class FakeCluster:
 
 @pytest.fixture
 def cluster(server: FakeServer) -> FakeCluster:
+    return FakeCluster(server, ["shop"])
+
+
+@pytest.fixture
+def two(server: FakeServer) -> FakeCluster:
+    """Return a cluster with two namespaces."""
     return FakeCluster(server, ["shop", "blog"])
 
 
@@ -170,10 +177,10 @@ def _with_token(settings: Settings, token: str) -> Connection:
 
 
 def test_healthy_cluster_passes_every_line(
-    cluster: FakeCluster, connection: Connection
+    two: FakeCluster, connection: Connection
 ) -> None:
     seen: list[Check] = []
-    checks = cluster.verify(connection, on_check=seen.append)
+    checks = two.verify(connection, on_check=seen.append)
     assert _states(checks) == {}
     assert list(checks) == [
         "reach",
@@ -314,6 +321,26 @@ def test_server_that_never_answers_fails_in_time(
     assert checks["version"].data == {"reason": "ReadTimeout"}
 
 
+def test_server_without_tls_is_reached_and_fails_the_certificate(
+    settings: Settings, server: FakeServer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for _ in range(2):
+                sock, _address = listener.accept()
+                sock.recv(10)
+                sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                sock.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        plain = dataclasses.replace(settings, server=url)
+        checks = FakeCluster(server, []).verify(_with_token(plain, "t"))
+    assert checks["reach"].state == "ok"
+    assert "does not speak TLS" in checks["tls"].seen
+
+
 def test_refused_token_fails_the_user_alone(
     cluster: FakeCluster, connection: Connection
 ) -> None:
@@ -355,7 +382,7 @@ def test_missing_definitions_skip_what_needs_them_alone(
 def test_identity_of_the_cluster_is_compared(
     cluster: FakeCluster, connection: Connection, ids: list[str], state: str
 ) -> None:
-    cluster.cluster_ids = ids
+    cluster.cluster_ids, cluster.namespaces = ids, []
     found = cluster.verify(connection)["cluster"]
     assert found.state == state
     assert found.data["cluster_ids"] == ids
@@ -368,6 +395,7 @@ def test_identity_of_the_cluster_is_compared(
 def test_difference_of_the_clocks_is_told(
     cluster: FakeCluster, connection: Connection, ahead: int, state: str, words: str
 ) -> None:
+    cluster.namespaces = []
     found = cluster.verify(
         connection, now=lambda: datetime.now(UTC) + timedelta(seconds=ahead)
     )["clock"]
@@ -380,12 +408,12 @@ def test_difference_of_the_clocks_is_told(
 
 
 def test_right_that_was_removed_and_one_that_was_added_are_named(
-    cluster: FakeCluster, connection: Connection
+    two: FakeCluster, connection: Connection
 ) -> None:
     group = "apps.vworkspace.io"
-    cluster.granted["shop"].remove(Right("delete", group, "applicationinstances"))
-    cluster.granted["shop"].add(Right("get", "", "secrets"))
-    checks = cluster.verify(connection)
+    two.granted["shop"].remove(Right("delete", group, "applicationinstances"))
+    two.granted["shop"].add(Right("get", "", "secrets"))
+    checks = two.verify(connection)
     assert _states(checks) == {"rights/shop": "failed"}
     data = checks["rights/shop"].data
     assert data["missing"] == ["delete applicationinstances.apps.vworkspace.io"]
@@ -393,11 +421,9 @@ def test_right_that_was_removed_and_one_that_was_added_are_named(
     assert data["namespace"] == "shop"
 
 
-def test_excess_alone_is_a_warning(
-    cluster: FakeCluster, connection: Connection
-) -> None:
-    cluster.granted["blog"].add(Right("create", "", "pods"))
-    checks = cluster.verify(connection)
+def test_excess_alone_is_a_warning(two: FakeCluster, connection: Connection) -> None:
+    two.granted["blog"].add(Right("create", "", "pods"))
+    checks = two.verify(connection)
     assert _states(checks) == {"rights/blog": "warning"}
     assert "create pods" in checks["rights/blog"].seen
 
@@ -455,11 +481,11 @@ def test_wildcard_is_everything_in_words(
 
 
 def test_where_the_server_cannot_list_rights_the_dangerous_ones_are_asked_for(
-    cluster: FakeCluster, connection: Connection
+    two: FakeCluster, connection: Connection
 ) -> None:
     """As with a cloud's own authorizer, which allows what it does not list."""
-    cluster.complete = False
-    answer = cluster.server._answers[ACCESS][0]
+    two.complete = False
+    answer = two.server._answers[ACCESS][0]
 
     def allow_secrets(handler: Handler) -> None:
         asked = handler.asked.body["spec"]["resourceAttributes"]
@@ -468,8 +494,8 @@ def test_where_the_server_cannot_list_rights_the_dangerous_ones_are_asked_for(
         else:
             answer(handler)
 
-    cluster.server.on(ACCESS, allow_secrets)
-    checks = cluster.verify(connection)
+    two.server.on(ACCESS, allow_secrets)
+    checks = two.verify(connection)
     assert checks["rights/shop"].data["excess"] == ["get secrets", "list secrets"]
     assert checks["rights/blog"].state == "warning"
     assert not checks["rights/blog"].data["complete"]
@@ -488,10 +514,10 @@ def test_refused_review_fails_its_line_alone(
 
 
 def test_ungated_namespace_is_told_with_the_command(
-    cluster: FakeCluster, connection: Connection
+    two: FakeCluster, connection: Connection
 ) -> None:
-    cluster.refusals["shop"] = "namespace is not managed"
-    checks = cluster.verify(connection)
+    two.refusals["shop"] = "namespace is not managed"
+    checks = two.verify(connection)
     assert _states(checks) == {"gate/shop": "failed"}
     assert "not managed" in checks["gate/shop"].seen
     assert "kubectl label namespace shop managed-by=vworkspace" in (
@@ -500,10 +526,10 @@ def test_ungated_namespace_is_told_with_the_command(
 
 
 def test_admission_that_refuses_nothing_is_a_warning(
-    cluster: FakeCluster, connection: Connection
+    two: FakeCluster, connection: Connection
 ) -> None:
-    cluster.admission = False
-    states = _states(cluster.verify(connection))
+    two.admission = False
+    states = _states(two.verify(connection))
     assert states == {"gate/shop": "warning", "gate/blog": "warning"}
 
 
@@ -519,9 +545,9 @@ def _token_check(
         iat=(NOW - timedelta(days=lived)).timestamp(),
         exp=(NOW + timedelta(days=left)).timestamp(),
     )
-    return cluster.verify(_with_token(settings, token), now=lambda: NOW, **more)[
-        "token"
-    ]
+    cluster.namespaces = []
+    connection = _with_token(settings, token)
+    return cluster.verify(connection, now=lambda: NOW, **more)["token"]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ def _context(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=settings.ca_pem)
     # On by default since Python 3.13; refuses the CA certificates of many clusters.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # Likewise; lets a person trust a server's own certificate without its authority's.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

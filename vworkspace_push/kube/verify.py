@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -179,6 +180,8 @@ def _outcome(line: _Line) -> _Found:
         return line.run()
     except KubeError as exc:
         return _Found("failed", exc.message, exc.hint, {"reason": exc.reason})
+    except ValueError as exc:  # of a certificate, as a sentence
+        return _Found("failed", str(exc))
 
 
 # === WHAT EACH LINE DOES === #
@@ -286,12 +289,13 @@ class _Verification:
         host, port = host_and_port(settings.server)
         policy, timeout = settings.address_policy, settings.connect_timeout
         addresses = resolve(host, port, policy=policy, timeout=timeout)
-        self._presented = fetch_certificates(
-            settings.server,
-            tls_server_name=settings.tls_server_name,
-            policy=policy,
-            timeout=timeout,
-        )
+        with suppress(TlsFailed):  # what is wrong with it, the next line says
+            self._presented = fetch_certificates(
+                settings.server,
+                tls_server_name=settings.tls_server_name,
+                policy=policy,
+                timeout=timeout,
+            )
         listed = ", ".join(addresses)
         seen = listed if addresses == (host,) else f"{host} is {listed}"
         return _Found(
