@@ -14,6 +14,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,30 @@ class ControlPlane:
 
         self.create_namespace(SYSTEM_NAMESPACE, gated=False)
         self.apply(rbac_manifests(namespaces=namespaces))
+        for namespace in namespaces:
+            # The API server learns of a binding a moment after it was stored.
+            wait_until(
+                partial(self._may_deploy, namespace),
+                what=f"the rights in {namespace} to be in effect",
+                timeout=START_TIMEOUT,
+            )
+
+    def _may_deploy(self, namespace: str) -> bool:
+        asked = {
+            "user": f"system:serviceaccount:{SYSTEM_NAMESPACE}:{SERVICE_ACCOUNT}",
+            "resourceAttributes": {
+                "group": "apps.vworkspace.io",
+                "resource": "applicationinstances",
+                "verb": "patch",
+                "namespace": namespace,
+            },
+        }
+        answer = self.request(
+            "POST",
+            "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            body={"spec": asked},
+        )
+        return bool(answer["status"]["allowed"])
 
     def service_account_token(
         self,
