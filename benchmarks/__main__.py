@@ -15,10 +15,16 @@ from pathlib import Path
 
 from environment.paths import CHECKOUT
 
+from .connection_memory import measure_connection_memory
 from .deploy_one import measure_deploy_one
 from .stack import Stack
+from .verify_cluster import measure_verify_cluster
 
-FIGURES = {"deploy-one": measure_deploy_one}
+FIGURES = {
+    "deploy-one": measure_deploy_one,
+    "verify-cluster": measure_verify_cluster,
+    "connection-memory": measure_connection_memory,
+}
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -65,8 +71,8 @@ def _table(result):
     for figure in result["figures"]:
         lines.append(
             f"| {figure['id']} | {figure['measure']} "
-            f"| {figure['ours']:.1f} {figure['unit']} "
-            f"| {figure['rival']:.1f} {figure['unit']} ({figure['rival_name']}) "
+            f"| {figure['ours']:.3g} {figure['unit']} "
+            f"| {figure['rival']:.3g} {figure['unit']} ({figure['rival_name']}) "
             f"| {figure['ratio']:.2f} | {figure['runs']} |"
         )
     return "\n".join(lines) + "\n"

@@ -1,20 +1,21 @@
 """What the figures are measured on: the same parts as the demo and the tests."""
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-import requests
-
 from environment.control_plane import ControlPlane
+from environment.demo import activate
 from environment.odoo import OdooInstall
+from environment.paths import ADDON
 from environment.postgres import Postgres
 from environment.processes import free_port
+from environment.rpc import Rpc
 
 DATABASE = "bench"
 CLUSTER_ID = "bench-cluster"
 NAMESPACE = "bench"
-TIMEOUT = (5.0, 120.0)  # s
 
 
 class Stack:
@@ -45,7 +46,7 @@ class Stack:
             server = odoo.server(config, DATABASE, log=folder / "odoo.log")
             stack.callback(server.stop)
             server.start()
-            self.odoo = Rpc(server.url)
+            self.odoo = Rpc(server.url, DATABASE, login="admin", password="admin")  # noqa: S106
             self.cluster = self._register()
             self._stack = stack.pop_all()
         return self
@@ -54,7 +55,7 @@ class Stack:
         self._stack.close()
 
     def _register(self):
-        return self.odoo.call(
+        cluster = self.odoo.call(
             "vworkspace.cluster",
             "create",
             {
@@ -66,32 +67,11 @@ class Stack:
                 "namespace_ids": [(0, 0, {"name": NAMESPACE})],
             },
         )
+        activate(self.odoo.call, cluster)
+        return cluster
 
 
-class Rpc:
-    """A web client's session, as admin."""
-
-    def __init__(self, url):
-        self._url = url
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._post(
-            "/web/session/authenticate",
-            {"db": DATABASE, "login": "admin", "password": "admin"},
-        )
-
-    def call(self, model, method, *args):
-        return self._post(
-            f"/web/dataset/call_kw/{model}/{method}",
-            {"model": model, "method": method, "args": args, "kwargs": {}},
-        )
-
-    def _post(self, path, params):
-        answer = self._session.post(
-            f"{self._url}{path}",
-            json={"jsonrpc": "2.0", "method": "call", "params": params},
-            timeout=TIMEOUT,
-        ).json()
-        if "error" in answer:
-            raise RuntimeError(answer["error"]["data"]["message"])
-        return answer["result"]
+def import_kube():
+    """Make `kube` importable: it is pure, and the addon's package imports Odoo."""
+    if str(ADDON) not in sys.path:
+        sys.path.append(str(ADDON))

@@ -5,7 +5,12 @@ path that a person takes. Run again, it finds what is there and refreshes the ad
 and the token of the cluster alone.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from .control_plane import ControlPlane
+from .processes import wait_until
+from .progress import Failure
 from .rpc import Rpc
 
 CLUSTER_ID = "demo-cluster"
@@ -14,6 +19,7 @@ GATED_NAMESPACES = ("demo", "staging")
 PLAIN_NAMESPACE = "plain"
 INSTANCE = "hello"
 TOKEN_LIFETIME = 30 * 86400  # s; renewed by each run
+VERIFICATION_TIMEOUT = 60.0  # s
 
 INSTANCE_VALUES = {
     "name": INSTANCE,
@@ -61,8 +67,34 @@ def _cluster(odoo: Rpc, control_plane: ControlPlane) -> int:
         names = [(0, 0, {"name": name}) for name in GATED_NAMESPACES]
         new = {"name": "Demo", "cluster_id": CLUSTER_ID, "namespace_ids": names}
         found = odoo.call(model, "create", [{**new, **connection}])
-    odoo.call(model, "action_test_connection", found)
+    activate(odoo.call, found[0])
     return int(found[0])
+
+
+def activate(call: Callable[..., Any], cluster: int) -> None:
+    """Have a cluster's new credential verified, and activate it.
+
+    :param call: calls a public method: model, method, arguments
+    :raise Failure: the verification fails; with what it saw
+    """
+    model = "vworkspace.cluster"
+    call(model, "action_verify", [cluster])
+    wait_until(
+        lambda: _read(call, cluster, "verification_state") not in ("none", "running"),
+        what="the verification of the cluster",
+        timeout=VERIFICATION_TIMEOUT,
+    )
+    if _read(call, cluster, "verification_state") != "passed":
+        failed = [("cluster_id", "=", cluster), ("state", "=", "failed")]
+        seen = call(
+            "vworkspace.cluster.check", "search_read", failed, ["title", "seen"]
+        )
+        raise Failure(f"The cluster's verification failed: {seen}")
+    call(model, "action_activate", [cluster])
+
+
+def _read(call: Callable[..., Any], cluster: int, field: str) -> Any:
+    return call("vworkspace.cluster", "read", [cluster], [field])[0][field]
 
 
 def _instance(odoo: Rpc, cluster: int, namespace: int) -> None:

@@ -142,6 +142,7 @@ class OdooInstall:
             "PYTHONPATH": str(self.source),
             "PYTHONUNBUFFERED": "1",
             "VWORKSPACE_PUSH_KEYS_FILE": str(_keys_file(config)),
+            "VWORKSPACE_PUSH_ALLOW_LOOPBACK": "1",  # where our API servers listen
             **(env or {}),
         }
 

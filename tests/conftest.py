@@ -18,9 +18,9 @@ CLUSTER_ID = "test-cluster"
 TEMPLATE = "template_vworkspace"
 OPERATOR_DELAY = 0.3  # s from a new generation to Ready
 
-# The browser ring comes last: the simulated operator that it starts stays, and would
-# answer what the other rings deploy.
-RINGS = ("unit", "environment", "integration", "faults", "browser")
+# The rings that start the simulated operator come last: it stays, and would answer what
+# the others deploy, and say which cluster this is.
+RINGS = ("unit", "integration", "faults", "environment", "browser")
 
 _numbers = itertools.count(1)
 

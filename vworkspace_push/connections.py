@@ -2,22 +2,37 @@
 
 A connection carries a TLS context, pooled sockets and an unsealed credential, so it is
 made once and kept until the cluster's settings or credential change, which shows as a
-higher version. The old one is then closed and its secret forgotten.
+higher version. The old one is then closed and its secret forgotten: by the next use, or
+by a thread that looks every few seconds, so that a revoked credential does not stay in
+a process that has nothing to do.
 """
 
+import logging
 import threading
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable
+
+import psycopg2
+
+from odoo import sql_db
 
 from .kube.connection import Connection
+
+_logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 2.0  # s between two looks at the versions
+
+Key = tuple[str, int]  # database, id of the cluster
 
 
 class Connections:
     def __init__(self):
         self._lock = threading.Lock()
-        self._entries: dict[Hashable, tuple[int, Connection]] = {}
+        self._entries: dict[Key, tuple[int, Connection]] = {}
+        self._watcher: threading.Thread | None = None
 
     def get(
-        self, *, key: Hashable, version: int, make: Callable[[], Connection]
+        self, *, key: Key, version: int, make: Callable[[], Connection]
     ) -> Connection:
         """Return the connection of `key` at `version`, made by `make` when needed."""
         with self._lock:
@@ -33,16 +48,64 @@ class Connections:
                 obsolete = known[1] if known else None
                 self._entries[key] = (version, made)
             current = self._entries[key][1]
+            self._start_watcher()
         if obsolete:
             obsolete.close()
         return current
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, key: Key) -> None:
         """Close and forget the connection of `key`, if there is one."""
         with self._lock:
             known = self._entries.pop(key, None)
         if known:
             known[1].close()
+
+    def _start_watcher(self):
+        # Threads do not survive a fork; the one that is asked for first starts it.
+        if self._watcher is None or not self._watcher.is_alive():
+            self._watcher = threading.Thread(
+                target=self._watch, name="vworkspace-connections", daemon=True
+            )
+            self._watcher.start()
+
+    def _watch(self):
+        while True:
+            time.sleep(LOOK_EVERY)
+            with self._lock:
+                if not self._entries:
+                    self._watcher = None
+                    return
+                held = {key: version for key, (version, _) in self._entries.items()}
+            for key in _obsolete(held):
+                self.drop(key)
+
+
+def _obsolete(held: dict[Key, int]) -> list[Key]:
+    """Return the keys whose cluster has another version by now, or is gone."""
+    found = []
+    for dbname in {key[0] for key in held}:
+        clusters = [key[1] for key in held if key[0] == dbname]
+        try:
+            current = _read_versions(dbname, clusters)
+        except psycopg2.Error:
+            # Gone or away: nothing can be delivered without it either.
+            current = {}
+        found += [
+            key
+            for key, version in held.items()
+            if key[0] == dbname and current.get(key[1]) != version
+        ]
+    return found
+
+
+def _read_versions(dbname, clusters):
+    with sql_db.db_connect(dbname).cursor() as cr:
+        cr.execute(
+            """SELECT id, connection_version FROM vworkspace_cluster
+                WHERE id = ANY(%s) AND active""",
+            [clusters],
+        )
+        return dict(cr.fetchall())
 
 
 connections = Connections()

@@ -21,6 +21,9 @@ RETRY_SETTINGS = 600.0  # s, when only a person is likely to mend it (TLS, 401)
 
 LEASE_SECONDS = 20  # s for which a watch worker holds a cluster without renewing
 LEASE_RENEW = 5.0  # s between renewals
+RENEW_AT = 0.8  # of a credential's life, after which it is warned about or renewed
+VERIFY_EVERY_HOURS = 24  # a credential in use is verified again
+
 STALE_AFTER = 120  # s without news from a cluster until its health is unknown
 
 MAX_VALUES_BYTES = 1_000_000  # of values as YAML; an object in etcd holds 1.5 MiB

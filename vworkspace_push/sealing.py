@@ -10,55 +10,112 @@ A sealed text carries the database, the record and the purpose inside, so that a
 copied to another record or another database does not open.
 """
 
-import configparser
 import json
 import os
 import re
+from dataclasses import asdict, dataclass, replace
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from odoo.tools import config
+from . import settings
 
 ENV_KEYS = "VWORKSPACE_PUSH_KEYS"
 ENV_KEYS_FILE = "VWORKSPACE_PUSH_KEYS_FILE"
-SECTION = "vworkspace_push"
 
 
 class SealingError(Exception):
     """A secret cannot be sealed or opened; the text says what an admin can do."""
 
 
-def seal(secret: str, *, database: str, record: str, purpose: str) -> str:
+class CopiedDatabase(SealingError):
+    """The secret was sealed by the database that this one is a copy of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where, and for what, a secret was sealed: it opens nowhere else.
+
+    :param database: names one database and no copy of it
+    :param record: ``model,id`` of the record that holds it
+    :param purpose: what the secret is for, such as ``credential``
+    :param destination: where it may be sent to
+    """
+
+    database: str
+    record: str
+    purpose: str
+    destination: str
+
+
+def seal(secret: str, place: Place) -> str:
     """Return `secret` as a sealed text that opens only in the same place.
 
-    :param database: the database's uuid
-    :param record: ``model,id`` of the record that holds it
-    :param purpose: what the secret is for, such as ``token``
     :raise SealingError: when there is no key, or a malformed one
     """
-    envelope = {"d": database, "r": record, "p": purpose, "s": secret, "v": 1}
+    envelope = {"v": 1, "place": asdict(place), "secret": secret}
     return _fernet().encrypt(json.dumps(envelope).encode()).decode()
 
 
-def unseal(sealed: str, *, database: str, record: str, purpose: str) -> str:
+def unseal(sealed: str, place: Place) -> str:
     """Return the secret inside `sealed`.
 
+    :raise CopiedDatabase: when it was sealed for the same record of another database
     :raise SealingError: when no key opens it, or it was sealed for another place
     """
-    try:
-        envelope = json.loads(_fernet().decrypt(sealed.encode()))
-    except InvalidToken:
+    envelope = _open(sealed)
+    sealed_for = Place(**envelope["place"])
+    if replace(sealed_for, database="", destination="") != replace(
+        place, database="", destination=""
+    ):
         raise SealingError(
-            "None of the configured keys opens the stored credential. Restore the key "
-            "that sealed it, or store the credential again."
-        ) from None
-    place = (envelope["d"], envelope["r"], envelope["p"])
-    if place != (database, record, purpose):
-        raise SealingError(
-            "The stored credential was sealed for another database or another record. "
-            "Store it again here."
+            "The stored credential was sealed for another record. Store it again here."
         )
-    return envelope["s"]
+    if sealed_for.database != place.database:
+        raise CopiedDatabase(
+            "This database looks like a copy: the credential was stored by another "
+            "one. Nothing is sent to clusters until an administrator confirms, on the "
+            "cluster's form, that this is the one true database."
+        )
+    if sealed_for.destination != place.destination:
+        raise SealingError(
+            "The cluster's address, certificate or proxy changed since the credential "
+            "was stored, and it is not sent anywhere else than it was meant for. Store "
+            "it again."
+        )
+    return envelope["secret"]
+
+
+def adopt(sealed: str, database: str) -> str:
+    """Return `sealed` for `database`, whichever database sealed it.
+
+    For an administrator's confirmation alone that this database takes over. Record,
+    purpose and destination stay as they were.
+    """
+    envelope = _open(sealed)
+    return seal(
+        envelope["secret"], replace(Place(**envelope["place"]), database=database)
+    )
+
+
+def rotate(sealed: str) -> str:
+    """Return `sealed`, for the same place, sealed with the first key."""
+    try:
+        return _fernet().rotate(sealed.encode()).decode()
+    except InvalidToken:
+        raise SealingError(_NO_KEY_OPENS) from None
+
+
+def _open(sealed):
+    try:
+        return json.loads(_fernet().decrypt(sealed.encode()))
+    except InvalidToken:
+        raise SealingError(_NO_KEY_OPENS) from None
+
+
+_NO_KEY_OPENS = (
+    "None of the configured keys opens the stored credential. Restore the key that "
+    "sealed it, or store the credential again."
+)
 
 
 def is_sealed_by_first_key(sealed: str) -> bool:
@@ -89,7 +146,8 @@ def _fernets() -> list[Fernet]:
             "There is no key to seal secrets with. Make one with "
             '"odoo vworkspace_key generate", put it into a file that only Odoo\'s '
             f"user can read, name that file in {ENV_KEYS_FILE} (or as keys_file in "
-            f"section [{SECTION}] of Odoo's configuration file), and restart Odoo."
+            f"section [{settings.SECTION}] of Odoo's configuration file), and restart "
+            "Odoo."
         )
     try:
         return [Fernet(key) for key in keys]
@@ -101,7 +159,7 @@ def _fernets() -> list[Fernet]:
 
 
 def _configured_keys() -> list[str]:
-    section = _config_section()
+    section = settings.section()
     if text := os.environ.get(ENV_KEYS):
         return _split(text)
     if path := os.environ.get(ENV_KEYS_FILE):
@@ -111,15 +169,6 @@ def _configured_keys() -> list[str]:
     if path := section.get("keys_file"):
         return _read_keys_file(path)
     return []
-
-
-def _config_section() -> dict[str, str]:
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(config["config"] or [])
-    except configparser.Error:  # Odoo itself complains about a broken file
-        return {}
-    return dict(parser[SECTION]) if parser.has_section(SECTION) else {}
 
 
 def _read_keys_file(path: str) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import sync_playwright
 
+from environment import demo
 from environment.browser import chromium, flags
 from environment.odoo import START_TIMEOUT, WATCH_READY_LINE
 from environment.paths import work_folder
@@ -23,6 +24,7 @@ from tests.conftest import CLUSTER_ID
 DATABASE = "browser"
 APPLICATION = "vworkspace.application.instance"
 NAMESPACE = "vworkspace.cluster.namespace"
+SPARE = "spare"
 VIEWPORT = {"width": 1400, "height": 900}
 WARM_UP_TIMEOUT = 120_000  # ms; the first page compiles Odoo's scripts and styles
 
@@ -115,8 +117,8 @@ def odoo(odoo_install, postgres, template_database, operator, work):
 
 @pytest.fixture(scope="session")
 def cluster(odoo, control_plane):
-    """The id of a registered cluster with a credential, as an admin would enter it."""
-    return odoo.create(
+    """The id of an active cluster, as an admin would register it."""
+    id_ = odoo.create(
         "vworkspace.cluster",
         name="Production",
         cluster_id=CLUSTER_ID,
@@ -124,6 +126,12 @@ def cluster(odoo, control_plane):
         ca_certificate=control_plane.ca_pem,
         token=control_plane.service_account_token(),
     )
+    demo.activate(odoo.session().call, id_)
+    # With a single namespace, the form would fill that in by itself.
+    control_plane.create_namespace(SPARE)
+    control_plane.grant([SPARE])
+    odoo.create("vworkspace.cluster.namespace", cluster_id=id_, name=SPARE)
+    return id_
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,19 @@ class Screens:
             self.input(field).fill(value)
             self.input(field).blur()
 
+    def drop(self, field, text):
+        """Drop a text file onto a field."""
+        transfer = self.page.evaluate_handle(
+            """(text) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([text], "config", {type: "text/plain"}));
+                return transfer;
+            }""",
+            text,
+        )
+        self.input(field).dispatch_event("drop", {"dataTransfer": transfer})
+        expect(self.input(field)).to_have_value(text)
+
     def choose(self, field, name):
         """Pick a record in a field that refers to one."""
         self.input(field).fill(name)
@@ -110,7 +123,14 @@ class Screens:
 
     def expect_delivery(self, state):
         """Wait until the form's status bar is at a delivery state."""
-        current = self.field("delivery_state").locator("[aria-checked=true]")
+        self._expect_in_status_bar("delivery_state", state)
+
+    def expect_state(self, state):
+        """Wait until the status bar of a cluster's form is at a state."""
+        self._expect_in_status_bar("state", state)
+
+    def _expect_in_status_bar(self, field, state):
+        current = self.field(field).locator("[aria-checked=true]")
         expect(current).to_have_text(state)
 
     def expect_health(self, health):

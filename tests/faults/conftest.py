@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from environment import demo
 from environment.processes import free_port
 from tests.conftest import CLUSTER_ID
 from tests.faults.client import OdooClient
@@ -55,7 +56,7 @@ def connection(postgres, odoo_server):
 
 @pytest.fixture(scope="session")
 def cluster_ids(control_plane, odoo_server):
-    """Register the control plane, as an admin would; return the new record's ids."""
+    """Register and activate the control plane, as an admin would; return its ids."""
     client = OdooClient(odoo_server.url, DATABASE)
     client.log_in("admin", "admin")
     values = {
@@ -65,7 +66,9 @@ def cluster_ids(control_plane, odoo_server):
         "ca_certificate": control_plane.ca_pem,
         "token": control_plane.service_account_token(),
     }
-    return client.call("vworkspace.cluster", "create", [values])
+    ids = client.call("vworkspace.cluster", "create", [values])
+    demo.activate(client.call, ids[0])
+    return ids
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Tests commit for real: post-commit hooks, crons and second processes see what a 
 request would leave behind.
 """
 
+import json
 import logging
 import os
 import sys
@@ -101,11 +102,61 @@ def database(odoo_in_process, odoo_install, postgres, template_database, request
     postgres.drop_database(name)
 
 
+def activate(database, cluster):
+    """Verify a cluster's new credential and activate it, as cron and admin do."""
+    from odoo.addons.vworkspace_push import verification
+
+    database.call("admin", cluster._name, "action_verify", cluster.ids)
+    verification.verify_cluster(database.registry, cluster.id)
+    database.call("admin", cluster._name, "action_activate", cluster.ids)
+
+
+def replace_token(database, cluster, token):
+    """Replace a cluster's credential, as an admin does."""
+    database.call("admin", cluster._name, "write", cluster.ids, {"token": token})
+    activate(database, cluster)
+
+
+def retire(database, cluster):
+    """Revoke an active cluster's credential and archive the cluster."""
+    for step in ("action_revoke", "action_erase_unverified"):
+        database.call("admin", cluster._name, step, cluster.ids)
+    database.call("admin", cluster._name, "write", cluster.ids, {"active": False})
+
+
+WRONG_TOKEN = "not-a-token-of-this-cluster"
+
+
+def spoil(database, cluster, *, token=WRONG_TOKEN, **columns):
+    """Let an active cluster's credential and settings turn out to be wrong.
+
+    It happens behind the registration's back, which would not have let them in.
+
+    :param token: what the active credential holds from now on; None: leave it
+    :param columns: of the cluster, and what they hold from now on
+    """
+    from odoo.addons.vworkspace_push import sealing
+
+    with database.transaction() as env:
+        cluster_sudo = env[cluster._name].browse(cluster.ids).sudo()
+        credential_sudo = cluster_sudo.active_credential_id
+        parts = {"token": token} if token else credential_sudo._open()
+        for column, value in columns.items():
+            env.cr.execute(
+                f"UPDATE vworkspace_cluster SET {column} = %s WHERE id = %s",  # noqa: S608
+                [value, cluster.id],
+            )
+        env.invalidate_all()
+        sealed = sealing.seal(json.dumps(parts), credential_sudo._place())
+        credential_sudo._write_sealed(sealed)
+        cluster_sudo._connection_changed()
+
+
 @pytest.fixture(scope="module")
 def cluster(database, control_plane):
-    """A registered cluster with a credential, as an admin would enter it."""
+    """An active cluster, registered as an admin would do it."""
     with database.transaction() as env:
-        return env["vworkspace.cluster"].create(
+        registered = env["vworkspace.cluster"].create(
             {
                 "name": "Test",
                 "cluster_id": CLUSTER_ID,
@@ -114,6 +165,8 @@ def cluster(database, control_plane):
                 "token": control_plane.service_account_token(),
             }
         )
+    activate(database, registered)
+    return registered
 
 
 @pytest.fixture

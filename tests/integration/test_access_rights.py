@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 
-ROLES = ("nobody", "viewer", "operator", "admin")
+MAGIC_FIELDS = ("create_uid", "create_date", "write_uid", "write_date")
+ROLES = ("nobody", "viewer", "operator", "approver", "admin")
 SUPERUSER = 1
 PREFIX = "odoo.addons.vworkspace_push."
 INSTANCE = "vworkspace.application.instance"
 CLUSTER = "vworkspace.cluster"
+CREDENTIAL = "vworkspace.cluster.credential"
 
 # The least role that may call each public method of ours, on a record of its own
 # company. A new public method must be entered here, or the first test below fails.
@@ -22,12 +24,28 @@ METHODS = {
     (INSTANCE, "default_get"): "nobody",  # defaults are no data
     (INSTANCE, "unlink"): "operator",
     (INSTANCE, "write"): "operator",
+    (CLUSTER, "action_accept_certificate"): "admin",
+    (CLUSTER, "action_accept_excess"): "admin",
+    (CLUSTER, "action_activate"): "admin",
+    (CLUSTER, "action_add_proposed_namespaces"): "admin",
+    (CLUSTER, "action_confirm_database"): "admin",
+    (CLUSTER, "action_erase_unverified"): "admin",
+    (CLUSTER, "action_fetch_certificate"): "admin",
+    (CLUSTER, "action_finish_revocation"): "admin",
     (CLUSTER, "action_open_instances"): "viewer",
     (CLUSTER, "action_open_unwell_instances"): "viewer",
+    (CLUSTER, "action_revoke"): "admin",
     (CLUSTER, "action_test_connection"): "admin",
-    (CLUSTER, "copy_data"): "viewer",
+    (CLUSTER, "action_use_in_cluster"): "admin",
+    (CLUSTER, "action_verify"): "admin",
+    (CLUSTER, "copy_data"): "admin",  # some of its fields are for admins alone
+    (CLUSTER, "create"): "admin",
+    (CLUSTER, "default_get"): "nobody",  # defaults are no data
     (CLUSTER, "write"): "admin",
-    ("vworkspace.cluster.credential", "init"): None,  # nobody: it is private
+    (CREDENTIAL, "create"): None,  # nobody: our own code alone
+    (CREDENTIAL, "default_get"): "nobody",  # defaults are no data
+    (CREDENTIAL, "init"): None,
+    (CREDENTIAL, "write"): None,
     ("vworkspace.cluster.namespace", "create"): "admin",
     ("vworkspace.cluster.namespace", "write"): "admin",
 }
@@ -37,12 +55,20 @@ READABLE_BY = {
     INSTANCE: "viewer",
     CLUSTER: "viewer",
     "vworkspace.cluster.namespace": "viewer",
-    "vworkspace.cluster.credential": "admin",
+    CREDENTIAL: "admin",
+    "vworkspace.cluster.check": "viewer",
     "vworkspace.watch.lease": "viewer",
     "vworkspace.condition": "viewer",
     "vworkspace.endpoint": "viewer",
     "vworkspace.field.conflict": "viewer",
     "vworkspace.delivery.lock": None,
+}
+
+# The cluster's fields that lead to a credential
+ADMINS_FIELDS = {
+    *("token", "kubeconfig", "client_certificate", "client_key"),
+    *("credential_ids", "candidate_id", "active_credential_id"),
+    *("verified_credential_id", "key_problem", "proxy_url", "excess_reason"),
 }
 
 WRITTEN_BY_PEOPLE = {INSTANCE, CLUSTER, "vworkspace.cluster.namespace"}
@@ -83,8 +109,14 @@ def test_private_methods_are_out_of_reach(database, users, rows, role):
 
     for model, method in [
         (CLUSTER, "_connection"),
-        (CLUSTER, "_store_token"),
-        ("vworkspace.cluster.credential", "_unseal"),
+        (CLUSTER, "_activate"),
+        (CLUSTER, "_credential_refused"),
+        (CLUSTER, "_store_candidate"),
+        (CLUSTER, "_writer"),
+        (CREDENTIAL, "_open"),
+        (CREDENTIAL, "_sealed"),
+        (CREDENTIAL, "_store"),
+        (CREDENTIAL, "_writer"),
         (INSTANCE, "_writer"),
         (INSTANCE, "_cron_deliver"),
     ]:
@@ -132,14 +164,14 @@ def test_what_only_code_writes_cannot_be_written(database, users, rows, model, r
             call(env, model, method, *arguments)
 
 
-@pytest.mark.parametrize("role", ROLES[:3])
+@pytest.mark.parametrize("role", ROLES[:-1])
 @pytest.mark.parametrize("model", [CLUSTER, "vworkspace.cluster.namespace"])
 def test_only_admins_change_clusters(database, users, rows, model, role):
     from odoo.exceptions import AccessError
 
     own = rows["own"][model]
     for method, *arguments in [
-        ("create", [{"name": "new", "cluster_id": rows["own"][CLUSTER][0]}]),
+        ("create", [new_values(rows["own"], model)]),
         ("write", own, {"name": "other"}),
         ("unlink", own),
         ("copy", own),
@@ -148,15 +180,15 @@ def test_only_admins_change_clusters(database, users, rows, model, role):
             call(env, model, method, *arguments)
 
 
-@pytest.mark.parametrize("role", ["viewer", "operator"])
-def test_only_admins_see_that_there_is_a_token_field(database, users, rows, role):
+@pytest.mark.parametrize("role", ["viewer", "operator", "approver"])
+def test_only_admins_see_that_there_are_credential_fields(database, users, rows, role):
     from odoo.exceptions import AccessError
 
     own = rows["own"][CLUSTER]
     with rolled_back(database, role) as env:
         fields = call(env, CLUSTER, "fields_get")
-    assert not {"token", "credential_ids", "key_problem"} & set(fields)
-    for field in ("token", "credential_ids"):
+    assert not ADMINS_FIELDS & set(fields)
+    for field in sorted(ADMINS_FIELDS):
         with pytest.raises(AccessError), rolled_back(database, role) as env:
             call(env, CLUSTER, "read", own, [field])
 
@@ -196,21 +228,129 @@ def test_another_companys_records_cannot_be_acted_on(
 
 
 @pytest.mark.parametrize("writer", [None, True, "WRITER", {"WRITER": True}], ids=str)
+@pytest.mark.parametrize("model", [INSTANCE, CLUSTER])
 def test_what_happened_in_the_cluster_cannot_be_written_by_hand(
-    database, users, rows, writer
+    database, users, rows, model, writer
 ):
     from odoo.exceptions import AccessError
 
     context = {"vworkspace_writer": writer}
-    own = rows["own"][INSTANCE]
-    for field in protected_fields(database):
+    own = rows["own"][model]
+    for field in protected_fields(database, model):
         for method, *arguments in [
             ("write", own, {field: "1"}),
             ("web_save", own, {field: "1"}, {}),
-            ("create", [{**new_instance(rows), field: "1"}]),
+            ("create", [{**new_values(rows["own"], model), field: "1"}]),
         ]:
             with pytest.raises(AccessError), rolled_back(database, "admin") as env:
-                call(env, INSTANCE, method, *arguments, context=context)
+                call(env, model, method, *arguments, context=context)
+
+
+def test_what_registration_records_is_protected(database):
+    recorded = {
+        *("state", "state_message", "activated_at", "connection_version"),
+        *("presented_certificates", "presented_summary", "proposed_namespaces"),
+        *("verification_state", "verification_requested_at", "verified_at"),
+        *("verified_credential_id", "verified_rights", "check_ids"),
+        *("accepted_excess", "accepted_excess_reason"),
+        *("accepted_excess_by", "accepted_excess_at", "credential_ids"),
+    }
+    assert recorded <= set(protected_fields(database, CLUSTER))
+    stored = {
+        name
+        for name, field in database.registry[CREDENTIAL]._fields.items()
+        if field.store and name not in ("id", *MAGIC_FIELDS)
+    }
+    assert stored == set(protected_fields(database, CREDENTIAL))
+
+
+@pytest.mark.parametrize("writer", [None, True, "WRITER", {"WRITER": True}], ids=str)
+def test_a_credential_cannot_be_forged_in_superuser_mode_either(
+    database, users, rows, writer
+):
+    from odoo.exceptions import AccessError
+
+    for field in protected_fields(database, CREDENTIAL):
+        with rolled_back(database, "admin") as env:
+            credential_sudo = env[CREDENTIAL].browse(rows["own"][CREDENTIAL]).sudo()
+            forger = credential_sudo.with_context(vworkspace_writer=writer)
+            with pytest.raises(AccessError):
+                forger.write({field: "1"})
+
+
+FORGED = {
+    "state": "active",
+    "state_message": "forged",
+    "verification_state": "passed",
+    "verified_rights": "exactly what is needed",
+    "accepted_excess": "forged",
+    "accepted_excess_reason": "forged",
+    "accepted_excess_by": 2,
+    "presented_certificates": "forged",
+    "check_state": "ok",
+    "server_identity": "forged",
+    "connection_version": 7,
+}
+NEW = {
+    **dict.fromkeys(FORGED, False),
+    "state": "registering",
+    "verification_state": "none",
+    "check_state": "none",
+    "connection_version": 1,
+}
+
+
+def test_no_default_in_the_context_forges_a_registration(database, users, rows):
+    context = {f"default_{field}": value for field, value in FORGED.items()}
+    values = {**new_values(rows["own"], CLUSTER), "token": "a-token-of-nobody"}
+
+    with rolled_back(database, "admin") as env:
+        (made,) = call(env, CLUSTER, "create", [values], context=context)
+        (stored,) = env[CLUSTER].browse(made).read(list(FORGED))
+        (credential,) = env[CLUSTER].browse(made).credential_ids
+        assert credential.state == "candidate"
+
+    del stored["id"]
+    assert stored == NEW
+
+
+def test_no_default_of_a_user_forges_a_registration(database, users, rows):
+    with rolled_back(database, "admin") as env:
+        for field, value in FORGED.items():
+            call(env, "ir.default", "set", CLUSTER, field, value, True)
+        call(env, "ir.default", "set", CREDENTIAL, "state", "active")
+        values = {**new_values(rows["own"], CLUSTER), "token": "a-token-of-nobody"}
+        (made,) = call(env, CLUSTER, "create", [values])
+        (stored,) = env[CLUSTER].browse(made).read(list(FORGED))
+        (credential,) = env[CLUSTER].browse(made).credential_ids
+        assert credential.state == "candidate"
+    database.registry.clear_all_caches()
+
+    del stored["id"]
+    assert stored == NEW
+
+
+def test_an_import_does_not_forge_a_registration(database, users, rows):
+    new = new_values(rows["own"], CLUSTER)
+    for field, value in [("state", "Active"), ("verification_state", "Passed")]:
+        with rolled_back(database, "admin") as env:
+            names = ["name", "cluster_id", "server_url", field]
+            line = [new["name"], new["cluster_id"], new["server_url"], value]
+            answer = call(env, CLUSTER, "load", names, [line])
+        assert answer["ids"] is False
+        assert "cannot be written by hand" in str(answer["messages"])
+
+
+def test_a_copy_of_an_active_cluster_begins_at_the_registration(database, users, rows):
+    with rolled_back(database, "admin") as env:
+        original = env[CLUSTER].browse(rows["own"][CLUSTER])
+        original._writer().write({k: FORGED[k] for k in FORGED if k != "check_state"})
+        (copied,) = call(env, CLUSTER, "copy", original.ids)
+        (stored,) = env[CLUSTER].browse(copied).read(list(FORGED))
+        assert not env[CLUSTER].browse(copied).credential_ids
+
+    del stored["id"]
+    assert stored == NEW
 
 
 def test_a_default_in_the_context_does_not_forge_it_either(database, users, rows):
@@ -224,7 +364,8 @@ def test_a_default_in_the_context_does_not_forge_it_either(database, users, rows
     context = {f"default_{field}": value for field, value in forged.items()}
 
     with rolled_back(database, "operator") as env:
-        (made,) = call(env, INSTANCE, "create", [new_instance(rows)], context=context)
+        new = new_values(rows["own"], INSTANCE)
+        (made,) = call(env, INSTANCE, "create", [new], context=context)
         (stored,) = env[INSTANCE].browse(made).read(list(forged))
 
     del stored["id"]
@@ -258,7 +399,10 @@ def test_a_namespace_of_another_cluster_cannot_be_chosen(database, users, rows):
                 "namespace_ids": [(0, 0, {"name": "theirs"})],
             }
         )
-        values = {**new_instance(rows), "namespace_id": other.namespace_ids.id}
+        values = {
+            **new_values(rows["own"], INSTANCE),
+            "namespace_id": other.namespace_ids.id,
+        }
         with pytest.raises(UserError, match="namespace"):
             call(env, INSTANCE, "create", [values])
 
@@ -273,7 +417,7 @@ def users(database):
         # As the system, since its creator becomes a member of a new company.
         companies = env["res.company"].with_user(SUPERUSER)
         company = companies.create({"name": "Another Company"})
-        for login in (*ROLES[:3], "foreign_admin"):
+        for login in (*ROLES[:-1], "foreign_admin"):
             group = {
                 "nobody": "base.group_user",
                 "foreign_admin": "vworkspace_push.group_admin",
@@ -325,11 +469,18 @@ def make_rows(database, login, name):
             INSTANCE: instance,
             CLUSTER: cluster,
             "vworkspace.cluster.namespace": cluster.namespace_ids,
-            "vworkspace.cluster.credential": cluster.credential_ids,
+            CREDENTIAL: cluster.credential_ids,
+            "res.company": cluster.company_id,
             "vworkspace.delivery.lock": instance.sudo().delivery_lock_id,
         }
         for model, values in {
             "vworkspace.watch.lease": {"cluster_id": cluster.id},
+            "vworkspace.cluster.check": {
+                "cluster_id": cluster.id,
+                "key": "reach",
+                "title": "Reachability",
+                "state": "ok",
+            },
             "vworkspace.condition": {**of_instance, "type": "Ready", "status": "True"},
             "vworkspace.endpoint": {**of_instance, "name": "web"},
             "vworkspace.field.conflict": {**of_instance, "field": ".spec"},
@@ -389,29 +540,39 @@ def public_methods(database):
     return found
 
 
-def protected_fields(database):
-    return sorted(database.registry[INSTANCE]._protected_fields)
+def protected_fields(database, model):
+    return sorted(database.registry[model]._protected_fields)
 
 
-def new_instance(rows):
-    return {
-        "name": "new",
-        "cluster_id": rows["own"][CLUSTER][0],
-        "namespace_id": rows["own"]["vworkspace.cluster.namespace"][0],
-        "catalog_id": "wiki",
-        "chart_url": "oci://registry.example.com/charts",
-        "chart_name": "wiki",
-        "chart_version": "1.4.2",
-    }
+def new_values(rows, model):
+    """Return what to create a record with, in the company of `rows`."""
+    if model == CLUSTER:
+        return {
+            "name": "new",
+            "cluster_id": "new",
+            "server_url": "https://127.0.0.1:1",
+            "company_id": rows["res.company"][0],
+        }
+    if model == INSTANCE:
+        return {
+            "name": "new",
+            "cluster_id": rows[CLUSTER][0],
+            "namespace_id": rows["vworkspace.cluster.namespace"][0],
+            "catalog_id": "wiki",
+            "chart_url": "oci://registry.example.com/charts",
+            "chart_name": "wiki",
+            "chart_version": "1.4.2",
+        }
+    return {"name": "new", "cluster_id": rows[CLUSTER][0]}
 
 
 def arguments_for(rows, model, method):
     own = rows["own"][model]
     match method:
-        case "create" if model == INSTANCE:
-            return ([new_instance(rows)],)
         case "create":
-            return ([{"name": "new", "cluster_id": rows["own"][CLUSTER][0]}],)
+            return ([new_values(rows["own"], model)],)
+        case "write" if model == CREDENTIAL:
+            return (own, {"summary": "changed"})
         case "write":
             return (own, {"name": "changed"})
         case "default_get":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from environment.processes import free_port
+from tests.integration.conftest import activate, replace_token, retire, spoil
 from tests.live_objects import get_object, list_objects
 
 CRASHING_DEPLOY = Path(__file__).with_name("deploy_and_crash.py")
@@ -143,28 +144,27 @@ def test_the_next_attempt_wakes_the_cron(database, broken_cluster, make_instance
 
 
 def test_a_replaced_token_makes_what_failed_due_at_once(
-    database, make_instance, deploy, control_plane, make_cluster
+    database, make_instance, deploy, control_plane, other_cluster, place_there
 ):
-    other = make_cluster(token="revoked-or-of-another-cluster")
-    instance = make_instance(**other)
+    instance = make_instance(**place_there)
+    spoil(database, other_cluster, token="revoked-or-of-another-cluster")
     deploy(instance)
     failed = database.read(
         instance, "delivery_state", "delivery_message", "next_attempt_at"
     )
     assert failed["delivery_state"] == "failed"
     assert "token" in failed["delivery_message"]
-    assert failed["next_attempt_at"] > now() + timedelta(minutes=5)
+    assert failed["next_attempt_at"]
+    assert database.read(other_cluster, "state") == "refused"
+    database.run_cron("ir_cron_deliver")  # it does not hammer
+    assert database.read(instance, "delivery_attempts") == 1
     forget_triggers(database)
 
-    token = control_plane.service_account_token()
-    database.call(
-        *("admin", "vworkspace.cluster", "write", [other["cluster_id"]]),
-        {"token": token},
-    )
+    replace_token(database, other_cluster, control_plane.service_account_token())
 
     assert triggers(database)
     database.run_cron("ir_cron_deliver")
-    assert database.read(instance, "delivery_state") == "denied"  # not "failed": let in
+    assert database.read(instance, "delivery_state") == "applied"
 
 
 def test_many_records_at_once_are_left_to_the_cron(
@@ -248,15 +248,18 @@ def test_a_record_locked_by_a_dead_deliverer_is_free_again(
     assert database.read(instance, "delivery_state") == "applied"
 
 
-def test_an_archived_clusters_intents_wait(database, cluster, make_instance):
+def test_an_archived_clusters_intents_wait(
+    database, cluster, make_instance, control_plane
+):
     instance = make_instance()
     make_pending(database, instance.ids)
-    database.call("admin", cluster._name, "write", cluster.ids, {"active": False})
+    retire(database, cluster)
     try:
         database.run_cron("ir_cron_deliver")
         assert database.read(instance, "delivery_state") == "pending"
     finally:
         database.call("admin", cluster._name, "write", cluster.ids, {"active": True})
+        replace_token(database, cluster, control_plane.service_account_token())
 
     database.run_cron("ir_cron_deliver")
 
@@ -280,31 +283,37 @@ def test_a_dead_cluster_does_not_keep_the_others_waiting(
 
 
 @pytest.fixture
-def make_cluster(database, control_plane, namespace):
-    """Return a function that makes another cluster, and values to deploy there."""
-
-    def make(**values):
-        with database.transaction() as env:
-            cluster = env["vworkspace.cluster"].create(
-                {
-                    "name": f"Another for {namespace}",
-                    "cluster_id": f"cluster-of-{namespace}",
-                    "server_url": control_plane.server,
-                    "ca_certificate": control_plane.ca_pem,
-                    "namespace_ids": [(0, 0, {"name": "default"})],
-                    **values,
-                }
-            )
-            return {"cluster_id": cluster.id, "namespace_id": cluster.namespace_ids.id}
-
-    return make
+def other_cluster(database, control_plane, namespace):
+    """Another active cluster (the same one, under another name)."""
+    with database.transaction() as env:
+        cluster = env["vworkspace.cluster"].create(
+            {
+                "name": f"Another for {namespace}",
+                "cluster_id": f"cluster-of-{namespace}",
+                "server_url": control_plane.server,
+                "ca_certificate": control_plane.ca_pem,
+                "token": control_plane.service_account_token(),
+                "namespace_ids": [(0, 0, {"name": namespace})],
+            }
+        )
+    activate(database, cluster)
+    return cluster
 
 
 @pytest.fixture
-def broken_cluster(make_cluster):
-    """A cluster whose address nobody listens at."""
+def place_there(database, other_cluster):
+    """Values to deploy in the other cluster."""
+    with database.transaction() as env:
+        place = env[other_cluster._name].browse(other_cluster.ids).namespace_ids
+    return {"cluster_id": other_cluster.id, "namespace_id": place.id}
+
+
+@pytest.fixture
+def broken_cluster(database, other_cluster, place_there):
+    """Values to deploy in a cluster at whose address nobody listens any more."""
     url = f"https://127.0.0.1:{free_port()}"
-    return make_cluster(server_url=url, token="of-no-use-here")
+    spoil(database, other_cluster, token=None, server_url=url)
+    return place_there
 
 
 def make_pending(database, ids):

@@ -3,6 +3,7 @@
 import pytest
 
 from environment.processes import free_port
+from tests.integration.conftest import activate, replace_token, retire, spoil
 from tests.live_objects import (
     degraded_status,
     delete_object,
@@ -48,24 +49,27 @@ def test_an_object_missing_from_the_list_is_lost(
 def test_a_failing_cluster_does_not_stop_the_others_and_says_why(
     database, deployed, control_plane, namespace, make_cluster
 ):
-    broken = [make_cluster(server_url=f"https://127.0.0.1:{free_port()}")]
-    broken.append(make_cluster(token=False))
+    broken = [make_cluster(), make_cluster()]
+    url = f"https://127.0.0.1:{free_port()}"
+    spoil(database, broken[0], token=None, server_url=url)
+    erase_secret(database, broken[1])
     patch_status(control_plane, namespace, ready_status())
 
     database.run_cron("ir_cron_status")
 
     assert database.read(deployed, "health") == "ready"
     assert "refused" in database.read(broken[0], "watch_message")
-    assert "no credential" in database.read(broken[1], "watch_message")
+    assert "secret was erased" in database.read(broken[1], "watch_message")
 
 
 def test_a_cluster_that_recovers_has_no_message_any_more(
     database, make_cluster, control_plane
 ):
-    broken = make_cluster(token=False)
+    broken = make_cluster()
+    erase_secret(database, broken)
     database.run_cron("ir_cron_status")
-    token = control_plane.service_account_token()
-    database.call("admin", broken._name, "write", broken.ids, {"token": token})
+    assert database.read(broken, "watch_message")
+    replace_token(database, broken, control_plane.service_account_token())
 
     database.run_cron("ir_cron_status")
 
@@ -78,14 +82,17 @@ def test_a_list_that_fails_marks_nothing_as_lost(
 ):
     patch_status(control_plane, namespace, ready_status())
     database.run_cron("ir_cron_status")
-    token = control_plane.service_account_token()
-    for wrong in ("not-a-token-of-this-cluster", token):
-        database.call("admin", cluster._name, "write", cluster.ids, {"token": wrong})
+    spoil(database, cluster, token="not-a-token-of-this-cluster")
 
-        database.run_cron("ir_cron_status")
+    database.run_cron("ir_cron_status")
 
-        stored = database.read(deployed, "delivery_state", "health")
-        assert (stored["delivery_state"], stored["health"]) == ("applied", "ready")
+    stored = database.read(deployed, "delivery_state", "health")
+    assert (stored["delivery_state"], stored["health"]) == ("applied", "ready")
+    assert database.read(cluster, "watch_message")
+    replace_token(database, cluster, control_plane.service_account_token())
+    database.run_cron("ir_cron_status")
+    stored = database.read(deployed, "delivery_state", "health")
+    assert (stored["delivery_state"], stored["health"]) == ("applied", "ready")
 
 
 def test_a_namespace_without_rights_marks_nothing_as_lost(
@@ -149,10 +156,10 @@ def deployed(database, make_instance, deploy):
 
 @pytest.fixture
 def make_cluster(database, control_plane, namespace):
-    """Return a function that registers further clusters, archived afterwards."""
+    """Return a function that makes further active clusters, archived afterwards."""
     made = []
 
-    def make(**values):
+    def make():
         with database.transaction() as env:
             cluster = env["vworkspace.cluster"].create(
                 {
@@ -162,18 +169,34 @@ def make_cluster(database, control_plane, namespace):
                     "ca_certificate": control_plane.ca_pem,
                     "token": control_plane.service_account_token(),
                     "namespace_ids": [(0, 0, {"name": namespace})],
-                    **values,
                 }
             )
-            made.append(cluster)
-            return cluster
+        activate(database, cluster)
+        made.append(cluster)
+        return cluster
 
     yield make
     for cluster in made:
-        database.call("admin", cluster._name, "write", cluster.ids, {"active": False})
+        retire(database, cluster)
+
+
+def erase_secret(database, cluster):
+    """Lose an active credential's secret, as a neutralized copy does."""
+    with database.transaction() as env:
+        cluster_sudo = env[cluster._name].browse(cluster.ids).sudo()
+        cluster_sudo.active_credential_id._erase()
+        cluster_sudo._connection_changed()
 
 
 def row_version(database, instance):
     return database.sql(
         "SELECT xmin FROM vworkspace_application_instance WHERE id = %s", instance.id
     )
+
+
+def test_a_refused_credential_is_not_listed_with_again(database, cluster):
+    spoil(database, cluster)
+
+    database.run_cron("ir_cron_status")
+
+    assert database.read(cluster, "state") == "refused"

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from environment.odoo import WATCH_READY_LINE
+from tests.integration.conftest import activate, replace_token, retire
 from tests.live_objects import (
     create_object,
     degraded_status,
@@ -108,8 +109,7 @@ def test_the_cluster_says_that_it_is_watched(database, worker, cluster, deployed
 def test_a_replaced_token_starts_new_streams(
     database, worker, cluster, deployed, control_plane, namespace
 ):
-    token = control_plane.service_account_token()
-    database.call("admin", cluster._name, "write", cluster.ids, {"token": token})
+    replace_token(database, cluster, control_plane.service_account_token())
 
     patch_status(control_plane, namespace, ready_status())
 
@@ -262,12 +262,13 @@ def witness(database, control_plane, make_instance, namespace):
             }
         )
         place = other.namespace_ids
+    activate(database, other)
     instance = make_instance(name="witness", cluster_id=other.id, namespace_id=place.id)
     database.call("admin", instance._name, "action_deploy", instance.ids)
     patch_status(control_plane, namespace, degraded_status(), name="witness")
     shows(database, instance, health="degraded")
     yield instance
-    database.call("admin", other._name, "write", other.ids, {"active": False})
+    retire(database, other)
 
 
 # === HELPERS === #

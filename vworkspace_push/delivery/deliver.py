@@ -52,6 +52,7 @@ class Intent:
     uid: str | None
     deleting: bool
     attempts: int
+    connection_version: int
     connection: object  # a kube Connection, or the error that keeps us from having one
 
 
@@ -90,7 +91,10 @@ def deliver(registry, model, *, ids=None):
             if not intents:
                 break
             outcomes = _attempt_all(intents)
-            changed = in_transaction(registry, _store_outcomes, model, outcomes)
+            versions = {i.record_id: i.connection_version for i in intents}
+            changed = in_transaction(
+                registry, _store_outcomes, model, outcomes, versions
+            )
             intents = in_transaction(registry, _read_intents, model, changed)
         lock_cr.rollback()
     return len(locked)
@@ -123,6 +127,7 @@ def _lock_due(cr, table, ids):
                  JOIN vworkspace_cluster cluster
                    ON cluster.id = record.cluster_id
                   AND cluster.active AND cluster.connectivity_mode = 'push'
+                  AND cluster.state = 'active'
                 WHERE record.delivery_state IN %(states)s
                   AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
                   AND %(chosen)s
@@ -158,6 +163,7 @@ def _read_intents(env, model, ids):
                 uid=record.uid or None,
                 deleting=record.delivery_state == "deleting",
                 attempts=record.delivery_attempts,
+                connection_version=cluster.connection_version,
                 connection=connections[cluster],
             )
         )
@@ -264,13 +270,24 @@ def _attempt_delete(intent):
 # === STORING === #
 
 
-def _store_outcomes(env, model, outcomes):
-    """Write the outcomes and return the ids whose intent has moved on meanwhile."""
+def _store_outcomes(env, model, outcomes, versions):
+    """Write the outcomes and return the ids that are to be delivered once more.
+
+    :param dict versions: of the connection that each record's attempt was made on
+    """
     by_id = {o.record_id: o for o in outcomes}
     records = env[model].browse(lock_rows(env, env[model]._table, by_id))
-    changed = [
-        record.id for record in records if not _store_outcome(record, by_id[record.id])
-    ]
+    changed = []
+    for record in records:
+        outcome = by_id[record.id]
+        version = versions[record.id]
+        replaced = record.cluster_id.connection_version != version
+        if replaced and outcome.retry_in is not None:
+            changed.append(record.id)  # at once, on the connection that replaced it
+        elif not _store_outcome(record, outcome):
+            changed.append(record.id)
+        elif outcome.credential_refused:
+            record.cluster_id._credential_refused(version)
     _store_reported_objects(records, by_id)
     if due := [o.retry_in for o in outcomes if o.retry_in is not None]:
         _trigger_cron(env, fields.Datetime.now() + timedelta(seconds=min(due)))

@@ -39,6 +39,7 @@ class Outcome:
     object: dict | None = None
     warnings: tuple[str, ...] = ()
     conflicts: tuple[FieldConflict, ...] = field(default=())
+    credential_refused: bool = False
 
 
 def from_error(error: Exception, *, record_id, revision, attempts, deleting=False):
@@ -54,6 +55,7 @@ def from_error(error: Exception, *, record_id, revision, attempts, deleting=Fals
         message=errors.describe(error),
         retry_in=retry_in,
         conflicts=getattr(error, "conflicts", ()),
+        credential_refused=isinstance(error, errors.Unauthorized),
     )
 
 

@@ -1,21 +1,30 @@
+import hashlib
 from datetime import timedelta
 
 from odoo import api, fields, models
 from odoo.exceptions import UserError, ValidationError
 
-from .. import const, sealing
+from .. import const, sealing, settings
 from ..connections import connections
 from ..kube import access, connection, resources
-from ..kube.errors import KubeError, describe
+from ..kube.address import AddressPolicy
+from ..kube.errors import KubeError, Unauthorized, describe
 
 # A change of one of these makes every open connection to the cluster obsolete.
-CONNECTION_FIELDS = {"server_url", "ca_certificate", "tls_server_name", "cluster_id"}
+CONNECTION_FIELDS = {
+    *("server_url", "ca_certificate", "tls_server_name", "cluster_id"),
+    *("proxy_url", "insecure", "is_test"),
+}
 
 
 class VworkspaceCluster(models.Model):
     _name = "vworkspace.cluster"
     _description = "Kubernetes Cluster"
-    _inherit = ["mail.thread", "mail.activity.mixin"]
+    _inherit = [
+        "vworkspace.protected.mixin",
+        "mail.thread",
+        "mail.activity.mixin",
+    ]
     _order = "name, id"
 
     name = fields.Char(required=True, tracking=True)
@@ -55,20 +64,24 @@ class VworkspaceCluster(models.Model):
         help="In PEM, as in a kubeconfig's certificate-authority-data after base64 "
         "decoding. Empty: the certificate must be signed by a public authority.",
     )
-    token = fields.Char(
-        string="Service Account Token",
-        compute="_compute_token",
-        inverse="_inverse_token",
+    proxy_url = fields.Char(
+        string="Proxy",
         groups="vworkspace_push.group_admin",
-        copy=False,
-        help="Stored sealed, and never shown again. A new one replaces the old one.",
+        help="Only if the API server is reached through one, such as "
+        "http://proxy.example.com:3128. The environment's proxies are not used.",
+    )
+    is_test = fields.Boolean(string="Test Cluster")
+    insecure = fields.Boolean(
+        string="Do Not Check the Certificate",
+        tracking=True,
+        help="For test clusters only: anybody between Odoo and the cluster can then "
+        "read the token.",
     )
     credential_ids = fields.One2many(
         "vworkspace.cluster.credential",
         "cluster_id",
         groups="vworkspace_push.group_admin",
     )
-    has_credential = fields.Boolean(compute="_compute_has_credential")
     key_problem = fields.Char(
         compute="_compute_key_problem", groups="vworkspace_push.group_admin"
     )
@@ -123,21 +136,6 @@ class VworkspaceCluster(models.Model):
 
     # === COMPUTE METHODS === #
 
-    def _compute_token(self):
-        self.token = False  # write-only: no reader ever gets a secret
-
-    def _inverse_token(self):
-        for cluster in self:
-            if cluster.token:
-                cluster._store_token(cluster.token)
-        # Or the answer to the call that creates a cluster would repeat the token.
-        self.invalidate_recordset(["token"], flush=False)
-
-    @api.depends("credential_ids")
-    def _compute_has_credential(self):
-        for cluster in self:
-            cluster.has_credential = bool(cluster.sudo().credential_ids)
-
     @api.depends_context("uid")
     def _compute_key_problem(self):
         try:
@@ -181,6 +179,8 @@ class VworkspaceCluster(models.Model):
     def _check_server_url(self):
         for cluster in self.filtered(lambda c: c.connectivity_mode == "push"):
             if not cluster.server_url:
+                if cluster.state == "registering":
+                    continue  # a kubeconfig or the pod brings it
                 raise ValidationError(
                     self.env._("A Push cluster needs the address of its API server.")
                 )
@@ -188,6 +188,16 @@ class VworkspaceCluster(models.Model):
                 connection.check_server(cluster.server_url)
             except ValueError as exc:
                 raise ValidationError(str(exc)) from None
+
+    @api.constrains("insecure", "is_test")
+    def _check_insecure(self):
+        if self.filtered(lambda c: c.insecure and not c.is_test):
+            raise ValidationError(
+                self.env._(
+                    "The certificate may go unchecked on a test cluster only. Mark the "
+                    "cluster as one, or paste its CA certificate."
+                )
+            )
 
     @api.constrains("ca_certificate")
     def _check_ca_certificate(self):
@@ -259,8 +269,10 @@ class VworkspaceCluster(models.Model):
             report = access.inspect(self._connection())
         except (KubeError, sealing.SealingError, UserError) as exc:
             self._store_check("problem", describe(exc))
+            if isinstance(exc, Unauthorized):
+                self._credential_refused(self.connection_version)
             return self._notification("danger", describe(exc))
-        self.write(
+        self._writer().write(
             {
                 "server_version": report.server_version,
                 "server_identity": report.username,
@@ -321,39 +333,50 @@ class VworkspaceCluster(models.Model):
 
     def _make_connection(self):
         """Build a connection. In superuser mode, since it opens the credential."""
-        credential_sudo = self.credential_ids[:1]
-        if not self.server_url:
-            raise UserError(self.env._("%s has no API server address.", self.name))
-        if not credential_sudo:
+        if self.state != "active":
+            label = dict(self._fields["state"]._description_selection(self.env))
             raise UserError(
                 self.env._(
-                    "There is no credential for %s yet. An administrator can enter a "
-                    "service account token on the cluster's form.",
-                    self.name,
+                    "%(cluster)s is not active (%(state)s): an administrator activates "
+                    "it on its form.",
+                    cluster=self.name,
+                    state=label[self.state],
                 )
             )
-        token = credential_sudo._unseal()
-        settings = connection.Settings(
-            server=connection.check_server(self.server_url),
-            ca_pem=self.ca_certificate or None,
-            tls_server_name=self.tls_server_name or None,
-        )
-        return connection.Connection(settings, token=lambda: token)
+        return self.active_credential_id._make_connection(self._connection_settings())
 
-    def _store_token(self, token):
-        """Seal `token` as the cluster's one credential."""
-        self.ensure_one()
-        credentials_sudo = self.env["vworkspace.cluster.credential"].sudo()
-        credentials_sudo._check_token(token)
-        self.sudo().credential_ids.unlink()
-        credentials_sudo._store(self, token.strip())
-        self._connection_changed()
-        self.message_post(body=self.env._("The credential was replaced."))
+    def _connection_settings(self):
+        """Return what the record says for `kube.connection.Settings`, secrets apart."""
+        if not self.server_url:
+            raise UserError(self.env._("%s has no API server address.", self.name))
+        return {
+            "server": connection.check_server(self.server_url),
+            "ca_pem": self.ca_certificate or None,
+            "tls_server_name": self.tls_server_name or None,
+            "insecure": self.insecure and self.is_test,
+            "proxy": self.sudo().proxy_url or None,
+            "address_policy": self._address_policy(),
+        }
+
+    def _destination(self):
+        """Return a digest of where the cluster's credential is sent, and how."""
+        # In their normal forms: the same address, written otherwise, is no other one.
+        parts = [
+            connection.check_server(self.server_url) if self.server_url else "",
+            self.tls_server_name or "",
+            connection.check_ca(self.ca_certificate) if self.ca_certificate else "",
+            self.sudo().proxy_url or "",
+            str(self.insecure and self.is_test),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _address_policy(self):
+        return AddressPolicy(allow_loopback=settings.flag("allow_loopback"))
 
     def _connection_changed(self):
         """Make every process use the new settings, and try what failed at once."""
         for cluster in self:
-            cluster.connection_version += 1
+            cluster._writer().connection_version += 1
         self.env["vworkspace.application.instance"]._retry_failed(self)
         self._notify_processes()
 
@@ -364,13 +387,20 @@ class VworkspaceCluster(models.Model):
             )
 
     def _store_check(self, state, message):
-        self.write(
+        self._writer().write(
             {
                 "check_state": state,
                 "check_message": message,
                 "check_date": fields.Datetime.now(),
             }
         )
+
+    def _notify_updated(self):
+        """Tell open views which clusters changed: ids only."""
+        if self:
+            self.env.ref("vworkspace_push.group_viewer")._bus_send(
+                const.BUS_UPDATED, {"model": self._name, "ids": self.ids}
+            )
 
     def _notification(self, kind, message):
         return {

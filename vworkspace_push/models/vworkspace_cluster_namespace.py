@@ -15,9 +15,30 @@ class VworkspaceClusterNamespace(models.Model):
     )
     company_id = fields.Many2one(related="cluster_id.company_id", store=True)
 
+    usable = fields.Boolean(
+        compute="_compute_usable", help="As of the cluster's last verification."
+    )
+    usable_why = fields.Char(string="Why Not", compute="_compute_usable")
+
     _name_uniq = models.Constraint(
         "UNIQUE (cluster_id, name)", "This namespace is listed twice."
     )
+
+    @api.depends("name", "cluster_id.check_ids.state", "cluster_id.check_ids.key")
+    def _compute_usable(self):
+        for namespace in self:
+            checks = namespace.cluster_id.check_ids.filtered(
+                lambda c, name=namespace.name: (
+                    c.key in (f"rights/{name}", f"gate/{name}")
+                )
+            )
+            wrong = checks.filtered(lambda c: c.state in ("failed", "skipped"))
+            namespace.usable = len(checks) == 2 and not wrong
+            namespace.usable_why = (
+                " ".join(c.seen for c in wrong)
+                if checks
+                else self.env._("Not verified yet.")
+            )
 
     @api.constrains("name")
     def _check_name(self):

@@ -1,16 +1,12 @@
 import json
 
 from odoo import api, fields, models
-from odoo.exceptions import AccessError, UserError, ValidationError
+from odoo.exceptions import UserError, ValidationError
 
 from .. import const
 from ..delivery import deliver
 from ..kube import resources
 from ..status import sink
-
-# Whoever holds this object may write the delivered and observed fields. It cannot be
-# sent over RPC, so no user can forge an outcome or a status.
-WRITER = object()
 
 
 class VworkspaceManagedResource(models.AbstractModel):
@@ -24,7 +20,11 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     _name = "vworkspace.managed.resource"
     _description = "Managed Resource"
-    _inherit = ["mail.thread", "mail.activity.mixin"]
+    _inherit = [
+        "vworkspace.protected.mixin",
+        "mail.thread",
+        "mail.activity.mixin",
+    ]
     _order = "name, id"
 
     # The concrete model says which kind of object it is.
@@ -159,45 +159,19 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     # === CRUD METHODS === #
 
-    @api.model
-    def default_get(self, fields):
-        values = super().default_get(fields)
-        # A context or a user's own defaults must not forge what is protected.
-        for name in self._protected_fields & values.keys():
-            default = self._fields[name].default
-            values[name] = default(self) if default else False
-        return values
-
     @api.model_create_multi
     def create(self, vals_list):
-        for vals in vals_list:
-            self._refuse_protected(vals)
+        records = super().create(vals_list)
         locks_sudo = self.env["vworkspace.delivery.lock"].sudo()
-        locks_sudo = locks_sudo.create([{} for _vals in vals_list])
-        return super().create(
-            [
-                {**vals, "delivery_lock_id": lock.id}
-                for vals, lock in zip(vals_list, locks_sudo, strict=True)
-            ]
-        )
+        locks_sudo = locks_sudo.create([{} for _record in records])
+        for record, lock_sudo in zip(records, locks_sudo, strict=True):
+            record._writer().delivery_lock_id = lock_sudo
+        return records
 
     def write(self, vals):
-        self._refuse_protected(vals)
         if vals.keys() & {"name", "cluster_id", "namespace_id"}:
             self._refuse_new_identity(vals)
         return super().write(vals)
-
-    def _refuse_protected(self, vals):
-        if self.env.context.get("vworkspace_writer") is WRITER:
-            return
-        if forged := vals.keys() & self._protected_fields:
-            raise AccessError(
-                self.env._(
-                    "These fields say what happened in the cluster and cannot be "
-                    "written by hand: %s",
-                    ", ".join(sorted(forged)),
-                )
-            )
 
     def _refuse_new_identity(self, vals):
         for record in self.filtered("uid"):
@@ -311,12 +285,6 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     # === BUSINESS METHODS === #
 
-    def _writer(self):
-        """Return the same records, allowed to write delivered and observed fields."""
-        return self.sudo().with_context(
-            vworkspace_writer=WRITER, tracking_disable=True, mail_notrack=True
-        )
-
     def _build_manifest(self):
         """Return the manifest that the record describes.
 
@@ -343,16 +311,17 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     def _retry_failed(self, clusters):
         """Make the failed deliveries of `clusters` due now: their cause may be gone."""
+        now = fields.Datetime.now()
         failed = self.sudo().search(
             [
                 ("cluster_id", "in", clusters.ids),
-                ("next_attempt_at", "!=", False),
+                # What is due already may be under way: a write would be in its way.
+                ("next_attempt_at", ">", now),
                 ("delivery_state", "in", ("pending", "failed", "deleting")),
             ]
         )
-        if failed:
-            failed._writer().write({"next_attempt_at": fields.Datetime.now()})
-            self.env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger()
+        failed._writer().write({"next_attempt_at": now})
+        self.env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger()
 
     def _store_observed(self, observed, *, as_of):
         """Write what the cluster reports about this one object. Called by the sink."""

@@ -26,7 +26,7 @@ def claim(env, holder):
         SQL(
             """INSERT INTO vworkspace_watch_lease (cluster_id, epoch)
                SELECT id, 0 FROM vworkspace_cluster
-                WHERE active AND connectivity_mode = 'push'
+                WHERE active AND connectivity_mode = 'push' AND state = 'active'
           ON CONFLICT (cluster_id) DO NOTHING"""
         )
     )
@@ -41,6 +41,7 @@ def claim(env, holder):
                          JOIN vworkspace_cluster cluster
                            ON cluster.id = lease.cluster_id
                         WHERE cluster.active AND cluster.connectivity_mode = 'push'
+                          AND cluster.state = 'active'
                           AND (lease.holder = %(holder)s
                                OR lease.expires_at IS NULL
                                OR lease.expires_at < %(now)s)

@@ -13,7 +13,7 @@ from odoo.tools import SQL
 
 from .. import const
 from ..kube import apply, resources
-from ..kube.errors import KubeError, Unreachable
+from ..kube.errors import KubeError, Unauthorized, Unreachable
 from ..sealing import SealingError
 from ..transactions import in_transaction
 from . import leases, sink
@@ -40,20 +40,29 @@ def run_cron(env):
 def poll_cluster(registry, cluster_id):
     """List the cluster's namespaces once, and write what is there."""
     try:
-        connection, namespaces = in_transaction(registry, _how_to_reach, cluster_id)
+        connection, namespaces, version = in_transaction(
+            registry, _how_to_reach, cluster_id
+        )
     except (KubeError, UserError, SealingError, ValueError) as exc:
         reached, problem = False, str(exc)
     else:
-        reached, problem = _poll_namespaces(
-            registry, cluster_id, connection, namespaces
-        )
+        try:
+            reached, problem = _poll_namespaces(
+                registry, cluster_id, connection, namespaces
+            )
+        except Unauthorized as exc:
+            in_transaction(registry, _refuse_credential, cluster_id, version)
+            reached, problem = True, str(exc)
     in_transaction(registry, leases.note_contact, cluster_id, reached, problem)
     if problem:
         _logger.info("Cluster %s could not be polled: %s", cluster_id, problem)
 
 
 def _poll_namespaces(registry, cluster_id, connection, namespaces):
-    """Return whether the cluster was reached, and the first problem, if any."""
+    """Return whether the cluster was reached, and the first problem, if any.
+
+    :raise Unauthorized: the server does not accept the credential
+    """
     listed, problems = 0, []
     for namespace in namespaces:
         try:
@@ -63,6 +72,8 @@ def _poll_namespaces(registry, cluster_id, connection, namespaces):
                 namespace=namespace,
                 timeout=LIST_TIMEOUT,
             )
+        except Unauthorized:
+            raise
         except KubeError as exc:
             problems.append(str(exc))
             if isinstance(exc, Unreachable):
@@ -80,6 +91,7 @@ def _uncovered_clusters(env):
                  FROM vworkspace_cluster cluster
             LEFT JOIN vworkspace_watch_lease lease ON lease.cluster_id = cluster.id
                 WHERE cluster.active AND cluster.connectivity_mode = 'push'
+                  AND cluster.state = 'active'
                   AND (lease.expires_at IS NULL OR lease.expires_at < %s)
              ORDER BY lease.last_contact NULLS FIRST, cluster.id""",
             fields.Datetime.now() - timedelta(seconds=const.LEASE_RENEW),
@@ -90,7 +102,15 @@ def _uncovered_clusters(env):
 
 def _how_to_reach(env, cluster_id):
     cluster = env["vworkspace.cluster"].browse(cluster_id)
-    return cluster._connection(), cluster.namespace_ids.mapped("name")
+    return (
+        cluster._connection(),
+        cluster.namespace_ids.mapped("name"),
+        cluster.connection_version,
+    )
+
+
+def _refuse_credential(env, cluster_id, version):
+    env["vworkspace.cluster"].browse(cluster_id)._credential_refused(version)
 
 
 def _store_list(env, cluster_id, namespace, objects, version):

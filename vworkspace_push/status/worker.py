@@ -30,7 +30,7 @@ from odoo.modules.registry import Registry
 
 from .. import const
 from ..kube import resources
-from ..kube.errors import KubeError
+from ..kube.errors import KubeError, Unauthorized
 from ..kube.reflector import Reflector, Scope
 from ..sealing import SealingError
 from ..transactions import in_transaction
@@ -109,6 +109,8 @@ class DatabaseWorker:
 
     def _note_streams(self, registry):
         for cluster_id, watch in list(self._watches.items()):
+            if watch.refused:
+                in_transaction(registry, _refuse_credential, cluster_id, watch.version)
             note = watch.note()
             if note != watch.noted:
                 in_transaction(
@@ -198,6 +200,15 @@ class ClusterWatch:
             )
             self._streams[scope].start()
 
+    @property
+    def version(self):
+        return self._target.version
+
+    @property
+    def refused(self):
+        """Whether the server refused the credential that the streams use."""
+        return any(s.refused for s in list(self._streams.values()))
+
     def stop(self):
         for stream in self._streams.values():
             stream.stop()
@@ -229,6 +240,7 @@ class Stream(threading.Thread):
         super().__init__(name=f"vworkspace-watch-{cluster_id}-{scope.namespace}")
         self.daemon = True  # stop() ends it; a hung TLS handshake must not outlive us
         self.problem = ""
+        self.refused = False
         self.last_contact = None
         self._cluster_id = cluster_id
         self._inbox = inbox
@@ -268,6 +280,7 @@ class Stream(threading.Thread):
 
     def state(self, scope, state):
         self.problem = str(state.error or "")
+        self.refused = isinstance(state.error, Unauthorized)
         if state.error:
             _logger.info(
                 "stream of cluster %s, namespace %s: %s",
@@ -297,6 +310,10 @@ class Target:
 def _read_targets(env, held):
     clusters = env["vworkspace.cluster"].browse(held)
     return {cluster.id: Target(cluster) for cluster in clusters}
+
+
+def _refuse_credential(env, cluster_id, version):
+    env["vworkspace.cluster"].browse(cluster_id)._credential_refused(version)
 
 
 def _store_batch(env, cluster_id, batch, holder, epoch):
