@@ -177,6 +177,22 @@ def test_a_rotated_projected_token_is_used_from_then_on(
     assert database.read(application, "delivery_state") == "applied"
 
 
+def test_the_pods_account_takes_a_client_certificate_too(
+    database, control_plane, namespace, pod
+):
+    cluster = register(database, control_plane, ca_certificate=False)
+    list_namespace(database, cluster, namespace)
+    certificate, key = client_certificate(control_plane)
+
+    call(database, cluster, "action_use_in_cluster")
+    write(database, cluster, client_certificate=certificate, client_key=key)
+    verify(database, cluster)
+    call(database, cluster, "action_activate")
+
+    assert active_credential(database, cluster)["kind"] == "in_cluster"
+    assert check_state(database, cluster, "client_certificate") == "ok"
+
+
 def test_the_pods_account_is_offered_in_a_pod_alone(database, control_plane):
     cluster = register(database, control_plane)
 
@@ -201,8 +217,9 @@ def test_nothing_is_trusted_before_the_certificate_is_accepted(
     assert "CN=kube-apiserver" in summary
     assert re.search(r"SHA-256: ([0-9A-F]{2}:){31}[0-9A-F]{2}", summary)
     verify(database, cluster)
-    assert check_state(database, cluster, "tls") == "failed"
-    refused(database, cluster, "action_activate", "Certificate")
+    (line,) = read_checks(database, cluster)  # not even a public authority
+    assert "fetch the server's and accept it" in line["seen"]
+    refused(database, cluster, "action_activate", "Credential")
 
     call(database, cluster, "action_accept_certificate")
 

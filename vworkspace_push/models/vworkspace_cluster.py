@@ -62,7 +62,8 @@ class VworkspaceCluster(models.Model):
     ca_certificate = fields.Text(
         string="CA Certificate",
         help="In PEM, as in a kubeconfig's certificate-authority-data after base64 "
-        "decoding. Empty: the certificate must be signed by a public authority.",
+        "decoding. Nothing else is trusted; for a server with a certificate of a "
+        "public authority, fetch and accept what it presents.",
     )
     proxy_url = fields.Char(
         string="Proxy",

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 from odoo import api, fields, models
@@ -151,18 +152,25 @@ class VworkspaceClusterCredential(models.Model):
         """
         parts = self._open()  # for the pod's own token too: it may be sent here only
         if self.kind == "in_cluster":
-            source = tokens.TokenFile(IN_CLUSTER_FOLDER / "token")
-            if not settings["ca_pem"]:
-                settings["ca_pem"] = (IN_CLUSTER_FOLDER / "ca.crt").read_text()
-            return Connection(Settings(**settings), token=source)
-        token = parts.get("token", "")
+            token = tokens.TokenFile(IN_CLUSTER_FOLDER / "token")
+            ca_pem = settings["ca_pem"] or self._in_cluster_ca()
+        else:
+            token = partial(parts.get, "token", "")
+            ca_pem = settings["ca_pem"]
+        if not ca_pem and not settings["insecure"]:
+            raise UserError(
+                self.env._(
+                    "Nothing says which certificate to trust: fetch the server's and "
+                    "accept it, or paste the CA certificate."
+                )
+            )
         return Connection(
             Settings(
-                **settings,
+                **{**settings, "ca_pem": ca_pem},
                 client_cert_pem=self.client_certificate or None,
                 client_key_pem=parts.get("client_key"),
             ),
-            token=lambda: token,
+            token=token,
         )
 
     def _how_to_delete(self):
@@ -214,6 +222,15 @@ class VworkspaceClusterCredential(models.Model):
             bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
             and (IN_CLUSTER_FOLDER / "token").is_file()
         )
+
+    @api.model
+    def _in_cluster_ca(self):
+        try:
+            return (IN_CLUSTER_FOLDER / "ca.crt").read_text()
+        except (OSError, UnicodeDecodeError):
+            raise UserError(
+                self.env._("The pod has no CA certificate that Odoo can read.")
+            ) from None
 
     @api.model
     def _in_cluster_server(self):

@@ -479,8 +479,10 @@ class VworkspaceClusterRegistration(models.Model):
         if client_cert or client_key:
             certificates.check_client_certificate(client_cert or "", client_key or "")
         token = tokens.check_token(parts["token"]) if "token" in parts else None
+        known = self.sudo()._credential_to_verify()
+        stays_in_cluster = token is None and known.kind == "in_cluster"
         return {
-            "kind": "token",
+            "kind": "in_cluster" if stays_in_cluster else "token",
             "token": token,
             "client_cert": client_cert,
             "client_key": client_key,
