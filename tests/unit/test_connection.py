@@ -20,6 +20,7 @@ from kube.certificates import check_ca
 from kube.connection import Cancellation, Connection, Settings
 from tests.unit.conftest import TOKEN
 from tests.unit.fakes import Certificate, FakeServer, Handler, make_certificate
+from tests.waiting import eventually
 
 PATH = "/apis/x"
 
@@ -238,8 +239,7 @@ def test_hanging_connect_is_cut_by_close(full: Settings) -> None:
     thread = _thread(
         lambda: found.append(_failure(lambda: connection.request("GET", PATH)))
     )
-    while not _is_dialling(connection):
-        time.sleep(0.01)
+    eventually(lambda: _is_dialling(connection), what="a dial", equals=True)
     connection.close()
     thread.join(1)
     assert not thread.is_alive()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -68,20 +67,23 @@ def test_killed_build_is_not_an_entry_and_is_cleared_by_the_next(folder):
     assert _names(folder) == {"thing-1", path.resolve().name}
 
 
-def _build_slowly(counter):
+def _build_at_once(counter, both):
     def build(folder):
         with counter.get_lock():
             counter.value += 1
-        time.sleep(0.2)  # the other one has to find it under way
         _write(folder)
 
+    both.wait(30)
     assert (cache.entry("thing-1", build) / "content").exists()
 
 
 def test_two_runs_at_once_build_once():
     context = multiprocessing.get_context("fork")
     counter = context.Value("i", 0)
-    runs = [context.Process(target=_build_slowly, args=(counter,)) for _ in range(2)]
+    both = context.Barrier(2)
+    runs = [
+        context.Process(target=_build_at_once, args=(counter, both)) for _ in range(2)
+    ]
     for run in runs:
         run.start()
     for run in runs:

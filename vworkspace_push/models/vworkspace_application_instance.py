@@ -117,12 +117,12 @@ class VworkspaceApplicationInstance(models.Model):
     # === CRUD METHODS === #
 
     def copy_data(self, default=None):
-        return [
-            {"name": f"{instance.name}-copy", "release_name": False, **vals}
-            if "name" in (default or {})
-            else {**vals, "name": f"{instance.name}-copy", "release_name": False}
-            for instance, vals in zip(self, super().copy_data(default), strict=True)
-        ]
+        default = {"release_name": False, **(default or {})}
+        copies = super().copy_data(default)
+        if "name" not in default:
+            for instance, vals in zip(self, copies, strict=True):
+                vals["name"] = f"{instance.name}-copy"
+        return copies
 
     # === BUSINESS METHODS === #
 
