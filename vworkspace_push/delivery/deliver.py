@@ -28,6 +28,7 @@ from ..kube.errors import KubeError, Unreachable
 from ..kube.resources import Resource
 from ..sealing import SealingError
 from ..status import sink
+from ..times import naive
 from ..transactions import in_transaction, lock_rows
 from . import outcome
 from .outcome import Outcome
@@ -346,7 +347,7 @@ def _store_conflicts(record, conflicts):
                 "field": conflict.field,
                 "manager": conflict.manager,
                 "operation": conflict.operation,
-                "since": conflict.since and conflict.since.replace(tzinfo=None),
+                "since": naive(conflict.since),
                 "our_value": json.dumps(conflict.our_value, ensure_ascii=False),
                 "live_value": json.dumps(conflict.live_value, ensure_ascii=False),
             }

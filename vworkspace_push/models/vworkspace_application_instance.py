@@ -6,6 +6,7 @@ from .. import const
 from ..kube import resources
 from ..kube.values import ValuesError, parse_values
 from ..status import poll
+from ..times import naive
 
 
 class VworkspaceApplicationInstance(models.Model):
@@ -182,7 +183,7 @@ class VworkspaceApplicationInstance(models.Model):
                 "status": condition.status,
                 "reason": condition.reason,
                 "message": condition.message,
-                "last_transition_time": _naive(condition.last_transition_time),
+                "last_transition_time": naive(condition.last_transition_time),
                 "observed_generation": condition.observed_generation or 0,
             }
             row = known.pop(condition.type, None)
@@ -211,8 +212,3 @@ class VworkspaceApplicationInstance(models.Model):
     @api.model
     def _cron_status(self):
         poll.run_cron(self.env)
-
-
-def _naive(moment):
-    """Odoo keeps times in UTC without saying so."""
-    return moment.replace(tzinfo=None) if moment else False

@@ -256,7 +256,7 @@ class VworkspaceCluster(models.Model):
             raise UserError(
                 self.env._(
                     "This cluster still has applications. Delete them first, or "
-                    "archive the cluster to stop writing to it."
+                    "revoke its credential to stop writing to it."
                 )
             )
 
@@ -395,13 +395,6 @@ class VworkspaceCluster(models.Model):
                 "check_date": fields.Datetime.now(),
             }
         )
-
-    def _notify_updated(self):
-        """Tell open views which clusters changed: ids only."""
-        if self:
-            self.env.ref("vworkspace_push.group_viewer")._bus_send(
-                const.BUS_UPDATED, {"model": self._name, "ids": self.ids}
-            )
 
     def _notification(self, kind, message):
         return {

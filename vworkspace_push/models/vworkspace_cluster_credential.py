@@ -11,6 +11,7 @@ from odoo.tools import SQL
 from .. import sealing
 from ..kube import access, certificates, tokens
 from ..kube.connection import Connection, Settings
+from ..times import naive
 
 _logger = logging.getLogger(__name__)
 
@@ -119,8 +120,8 @@ class VworkspaceClusterCredential(models.Model):
                 "summary": summary,
                 "subject": info.subject if info else False,
                 "client_certificate": client_cert,
-                "issued_at": _naive(info.issued_at) if info else False,
-                "expires_at": _naive(min(ends)) if ends else False,
+                "issued_at": naive(info.issued_at) if info else False,
+                "expires_at": naive(min(ends)) if ends else False,
                 "stored_by": self.env.uid,
                 "stored_at": fields.Datetime.now(),
             }
@@ -335,7 +336,3 @@ class VworkspaceClusterCredential(models.Model):
         database = self._database()
         for credential in self._holding():
             credential._write_sealed(sealing.adopt(credential._sealed(), database))
-
-
-def _naive(moment):
-    return moment.replace(tzinfo=None) if moment else False

@@ -8,6 +8,7 @@ from .. import const, renewal, sealing, verification
 from ..kube import access, certificates, kubeconfig, resources, tokens
 from ..kube.errors import KubeError
 from ..transactions import in_transaction
+from .vworkspace_cluster import CONNECTION_FIELDS
 
 # What a user may write and nobody can read. It never reaches the ORM.
 WRITE_ONLY = ("token", "kubeconfig", "client_certificate", "client_key")
@@ -256,10 +257,12 @@ class VworkspaceClusterRegistration(models.Model):
         secrets = _take_write_only(vals)
         if not vals.get("active", True) or vals.get("connectivity_mode") == "pull":
             self._refuse_while_armed()
-        destinations = {cluster: cluster._destination() for cluster in self}
+        moved = self if CONNECTION_FIELDS & vals.keys() else self.browse()
+        destinations = {cluster: cluster._destination() for cluster in moved}
         result = super().write(vals)
         for cluster in self:
             cluster._store_candidate(secrets)
+        for cluster in moved:
             if cluster._destination() != destinations[cluster]:
                 cluster._destination_changed()
         return result

@@ -332,13 +332,6 @@ class VworkspaceManagedResource(models.AbstractModel):
     def _store_observed_details(self, observed):
         """Write what the cluster reports beyond the common fields. For override."""
 
-    def _notify_updated(self):
-        """Tell open views which records changed: ids only, they read for themselves."""
-        if self:
-            self.env.ref("vworkspace_push.group_viewer")._bus_send(
-                const.BUS_UPDATED, {"model": self._name, "ids": self.ids}
-            )
-
     # === CRONS === #
 
     @api.model

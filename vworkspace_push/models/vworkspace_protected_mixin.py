@@ -1,6 +1,8 @@
 from odoo import api, models
 from odoo.exceptions import AccessError
 
+from .. import const
+
 # Whoever holds this object may write protected fields. It cannot be sent over RPC, so
 # no user can forge an outcome, a status or a verification.
 WRITER = object()
@@ -38,6 +40,13 @@ class VworkspaceProtectedMixin(models.AbstractModel):
         return self.sudo().with_context(
             vworkspace_writer=WRITER, tracking_disable=True, mail_notrack=True
         )
+
+    def _notify_updated(self):
+        """Tell open views which records changed: ids only, they read for themselves."""
+        if self:
+            self.env.ref("vworkspace_push.group_viewer")._bus_send(
+                const.BUS_UPDATED, {"model": self._name, "ids": self.ids}
+            )
 
     def _refuse_protected(self, vals):
         if self.env.context.get("vworkspace_writer") is WRITER:

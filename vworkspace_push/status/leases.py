@@ -119,3 +119,11 @@ def note_contact(env, cluster_id, reached, message):
             contact=fields.Datetime.now() if reached else None,
         )
     )
+
+
+def note_refusal(env, cluster_id, version):
+    """Have the cluster stop using the credential that a feeder saw refused.
+
+    :param int version: of the connection on which it was refused
+    """
+    env["vworkspace.cluster"].browse(cluster_id)._credential_refused(version)

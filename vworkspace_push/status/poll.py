@@ -51,7 +51,7 @@ def poll_cluster(registry, cluster_id):
                 registry, cluster_id, connection, namespaces
             )
         except Unauthorized as exc:
-            in_transaction(registry, _refuse_credential, cluster_id, version)
+            in_transaction(registry, leases.note_refusal, cluster_id, version)
             reached, problem = True, str(exc)
     in_transaction(registry, leases.note_contact, cluster_id, reached, problem)
     if problem:
@@ -107,10 +107,6 @@ def _how_to_reach(env, cluster_id):
         cluster.namespace_ids.mapped("name"),
         cluster.connection_version,
     )
-
-
-def _refuse_credential(env, cluster_id, version):
-    env["vworkspace.cluster"].browse(cluster_id)._credential_refused(version)
 
 
 def _store_list(env, cluster_id, namespace, objects, version):

@@ -17,6 +17,7 @@ from odoo.tools import SQL
 
 from .. import const
 from ..kube import resources
+from ..times import naive
 from ..transactions import lock_rows
 
 _logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def record_values(observed, *, as_of):
         "observed_resource_version": observed.resource_version,
         "observed_generation": observed.observed_generation or 0,
         "status_as_of": as_of,
-        "last_reconcile_time": _naive(observed.last_reconcile_time),
+        "last_reconcile_time": naive(observed.last_reconcile_time),
     }
 
 
@@ -227,7 +228,3 @@ def _explanation(conditions, health):
             if condition.type == wanted:
                 return (condition.message or condition.reason or "")[:500]
     return ""
-
-
-def _naive(moment):
-    return moment.replace(tzinfo=None) if moment else False

@@ -110,7 +110,7 @@ class DatabaseWorker:
     def _note_streams(self, registry):
         for cluster_id, watch in list(self._watches.items()):
             if watch.refused:
-                in_transaction(registry, _refuse_credential, cluster_id, watch.version)
+                in_transaction(registry, leases.note_refusal, cluster_id, watch.version)
             note = watch.note()
             if note != watch.noted:
                 in_transaction(
@@ -181,6 +181,7 @@ class ClusterWatch:
         self._inbox = inbox
         self._target = None
         self._streams: dict[Scope, Stream] = {}
+        self._ending: list[Stream] = []  # told to stop, perhaps not there yet
 
     def follow(self, target):
         """Run the streams of `target`, anew where its connection changed."""
@@ -192,8 +193,7 @@ class ClusterWatch:
         }
         if target.problem:
             scopes = set()
-        for scope in self._streams.keys() - scopes:
-            self._streams.pop(scope).stop()
+        self._end(self._streams.keys() - scopes)
         for scope in scopes - self._streams.keys():
             self._streams[scope] = Stream(
                 self.cluster_id, scope, target.connection, self._inbox
@@ -210,13 +210,18 @@ class ClusterWatch:
         return any(s.refused for s in list(self._streams.values()))
 
     def stop(self):
-        for stream in self._streams.values():
-            stream.stop()
-        self._stopped, self._streams = list(self._streams.values()), {}
+        self._end(list(self._streams))
 
     def join(self, deadline):
-        for stream in getattr(self, "_stopped", ()):
+        for stream in self._ending:
             stream.join(max(0.0, deadline - time.monotonic()))
+
+    def _end(self, scopes):
+        self._ending = [s for s in self._ending if s.is_alive()]
+        for scope in scopes:
+            stream = self._streams.pop(scope)
+            stream.stop()
+            self._ending.append(stream)
 
     def note(self):
         """Return what the cluster's form shows: state, message, last contact."""
@@ -310,10 +315,6 @@ class Target:
 def _read_targets(env, held):
     clusters = env["vworkspace.cluster"].browse(held)
     return {cluster.id: Target(cluster) for cluster in clusters}
-
-
-def _refuse_credential(env, cluster_id, version):
-    env["vworkspace.cluster"].browse(cluster_id)._credential_refused(version)
 
 
 def _store_batch(env, cluster_id, batch, holder, epoch):
