@@ -16,12 +16,17 @@ from pathlib import Path
 from environment.paths import CHECKOUT
 
 from .connection_memory import measure_connection_memory
+from .dead_cluster import measure_dead_cluster
+from .deploy_bulk import measure_deploy_bulk, measure_deploy_bulk_raw
 from .deploy_one import measure_deploy_one
 from .stack import Stack
 from .verify_cluster import measure_verify_cluster
 
 FIGURES = {
     "deploy-one": measure_deploy_one,
+    "deploy-bulk": measure_deploy_bulk,
+    "deploy-bulk-raw": measure_deploy_bulk_raw,
+    "dead-cluster": measure_dead_cluster,
     "verify-cluster": measure_verify_cluster,
     "connection-memory": measure_connection_memory,
 }
@@ -75,7 +80,12 @@ def _table(result):
             f"| {figure['rival']:.3g} {figure['unit']} ({figure['rival_name']}) "
             f"| {figure['ratio']:.2f} | {figure['runs']} |"
         )
-    return "\n".join(lines) + "\n"
+    also = [
+        f"- {figure['id']}: {what}: {number:.3g}"
+        for figure in result["figures"]
+        for what, number in figure.get("also", {}).items()
+    ]
+    return "\n".join([*lines, "", *also]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the figures are measured on: the same parts as the demo and the tests."""
 
+import secrets
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -16,6 +17,51 @@ from environment.rpc import Rpc
 DATABASE = "bench"
 CLUSTER_ID = "bench-cluster"
 NAMESPACE = "bench"
+MODEL = "vworkspace.application.instance"
+CREATED_AT_ONCE = 250  # records of one call: each call stays far below its time limit
+
+VALUES = """\
+replicaCount: 2
+image:
+  repository: registry.example.com/shop/web
+  tag: "{tag}"
+  pullPolicy: IfNotPresent
+service:
+  type: ClusterIP
+  port: 8080
+  annotations:
+    prometheus.io/scrape: "true"
+    prometheus.io/port: "9090"
+resources:
+  requests: {{cpu: 100m, memory: 128Mi}}
+  limits: {{cpu: 500m, memory: 256Mi}}
+autoscaling:
+  enabled: true
+  minReplicas: 2
+  maxReplicas: 6
+  targetCPUUtilizationPercentage: 75
+livenessProbe:
+  httpGet: {{path: /healthz, port: http}}
+  initialDelaySeconds: 10
+readinessProbe:
+  httpGet: {{path: /readyz, port: http}}
+  periodSeconds: 5
+env:
+  - {{name: LOG_LEVEL, value: info}}
+  - {{name: DATABASE_HOST, value: postgres.shop.svc}}
+  - {{name: CACHE_URL, value: "redis://redis.shop.svc:6379/0"}}
+persistence:
+  enabled: true
+  size: 10Gi
+  storageClass: standard
+nodeSelector:
+  kubernetes.io/arch: amd64
+tolerations:
+  - {{key: workload, operator: Equal, value: shop, effect: NoSchedule}}
+podLabels:
+  team: shop
+  cost-centre: "4711"
+"""
 
 
 class Stack:
@@ -25,15 +71,13 @@ class Stack:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folder.chmod(0o755)
-            postgres = Postgres(folder / "postgres", durable=True)
+            self.postgres = postgres = Postgres(folder / "postgres", durable=True)
             stack.callback(postgres.stop)
             postgres.start()
             self.control_plane = ControlPlane(folder / "control-plane")
             stack.callback(self.control_plane.stop)
             self.control_plane.start()
             self.control_plane.install_definitions()
-            self.control_plane.create_namespace(NAMESPACE)
-            self.control_plane.grant([NAMESPACE])
             odoo = OdooInstall.ensure()
             odoo.prepare_database(postgres, DATABASE, demo=False)
             config = odoo.config_file(
@@ -46,29 +90,80 @@ class Stack:
             server = odoo.server(config, DATABASE, log=folder / "odoo.log")
             stack.callback(server.stop)
             server.start()
-            self.odoo = Rpc(server.url, DATABASE, login="admin", password="admin")  # noqa: S106
-            self.cluster = self._register()
+            self.odoo_process = server.process
+            self._url = server.url
+            self.odoo = self.login()
+            self.cluster = self.register(CLUSTER_ID, NAMESPACE)
+            self._rows = postgres.connect(DATABASE)
+            self._rows.autocommit = True
+            stack.callback(self._rows.close)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc):
         self._stack.close()
 
-    def _register(self):
+    def login(self):
+        """Return a session of the admin; one session makes one call at a time."""
+        return Rpc(self._url, DATABASE, login="admin", password="admin")  # noqa: S106
+
+    def query(self, query, *values):
+        """Return the rows of a query on Odoo's database, past Odoo."""
+        with self._rows.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall()
+
+    def register(self, cluster_id, namespace, *, server=None):
+        """Register the control plane as a cluster, and return the record's id.
+
+        :param server: another way to it than its own address
+        """
+        plane = self.control_plane
+        plane.create_namespace(namespace)
+        plane.grant([namespace])
         cluster = self.odoo.call(
             "vworkspace.cluster",
             "create",
             {
-                "name": "Bench",
-                "cluster_id": CLUSTER_ID,
-                "server_url": self.control_plane.server,
-                "ca_certificate": self.control_plane.ca_pem,
-                "token": self.control_plane.service_account_token(),
-                "namespace_ids": [(0, 0, {"name": NAMESPACE})],
+                "name": cluster_id,
+                "cluster_id": cluster_id,
+                "server_url": server or plane.server,
+                "ca_certificate": plane.ca_pem,
+                "token": plane.service_account_token(),
+                "namespace_ids": [(0, 0, {"name": namespace})],
             },
         )
         activate(self.odoo.call, cluster)
         return cluster
+
+    def create_instances(self, cluster, names):
+        """Create draft applications in a cluster's namespace and return their ids."""
+        (namespace,) = self.odoo.call(
+            "vworkspace.cluster.namespace", "search", [("cluster_id", "=", cluster)]
+        )
+        drafts = [
+            {
+                "name": name,
+                "cluster_id": cluster,
+                "namespace_id": namespace,
+                "catalog_id": "bench",
+                "chart_url": "oci://registry.example.com/charts",
+                "chart_name": "bench",
+                "chart_version": "1.0.0",
+                "values_yaml": values(),
+            }
+            for name in names
+        ]
+        created = []
+        for start in range(0, len(drafts), CREATED_AT_ONCE):
+            part = drafts[start : start + CREATED_AT_ONCE]
+            created += self.odoo.call(MODEL, "create", part)
+        return created
+
+
+def values():
+    """Return a values document of a usual size, 1 KB, unlike any before."""
+    return VALUES.format(tag=secrets.token_hex(8))
 
 
 def import_kube():

@@ -1,3 +1,3 @@
-from . import models, redaction
+from . import models, redaction, wizards
 
 redaction.install()

@@ -1,5 +1,7 @@
 """Constants that several parts of the addon share, each with its unit."""
 
+from datetime import timedelta
+
 # The bus message that says which records of a model changed. Ids only: record rules
 # do not apply to payloads, so clients read the records themselves.
 BUS_UPDATED = "vworkspace_push/updated"
@@ -12,12 +14,19 @@ NOTIFY_CHANNEL = "vworkspace_push"
 # user's request does not wait for a long row of API calls.
 DELIVER_AFTER_COMMIT_LIMIT = 5
 
-DELIVERY_BATCH = 50  # records that one cron transaction locks and delivers
+DELIVERY_BATCH = 100  # records of one cluster that one transaction locks
+DELIVERY_LANES = 12  # clusters that one cron run delivers to at the same time
+DELIVERY_BUDGET = 50.0  # s for which one cron run takes on more; Odoo's limit is 120
 DELIVERY_TIMEOUT = 8.0  # s for one API call, while a user may be waiting for it
 
 RETRY_FIRST = 5.0  # s until the second attempt
 RETRY_MAX = 600.0  # s, the longest back-off
-RETRY_SETTINGS = 600.0  # s, when only a person is likely to mend it (TLS, 401)
+RETRY_SETTINGS = 600.0  # s, when only a person is likely to mend it (TLS, 401, RBAC)
+MAX_SERVER_FAILURES = 12  # attempts, about an hour; then a person has to look
+
+LANE_FIRST = 5.0  # s that the lane of an unreachable cluster stays closed, at first
+LANE_MAX = 60.0  # s, the longest; each failed probe doubles it
+PROBE_TIMEOUT = 3.0  # s
 
 LEASE_SECONDS = 20  # s for which a watch worker holds a cluster without renewing
 LEASE_RENEW = 5.0  # s between renewals
@@ -26,7 +35,12 @@ VERIFY_EVERY_HOURS = 24  # a credential in use is verified again
 
 STALE_AFTER = 120  # s without news from a cluster until its health is unknown
 
-MAX_VALUES_BYTES = 1_000_000  # of values as YAML; an object in etcd holds 1.5 MiB
+MAX_VALUES_BYTES = 1_400_000  # of values as YAML; an object in etcd holds 1.5 MiB
+HEAL_FORGET = timedelta(hours=1)  # without drift, after which healing is quick again
+
+MAX_STORED_VALUE = 2_000  # characters of a field's value in a table of conflicts
+
+AUDIT_RETENTION_PARAMETER = "vworkspace_push.audit_retention_days"
 
 DELIVERY_STATES = [
     ("draft", "Draft"),

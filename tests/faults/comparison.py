@@ -7,9 +7,10 @@ from tests.live_objects import list_objects
 DEFAULTS = {"mode": "managed"}  # what the definition adds to a spec
 
 RECORDS = """
-    SELECT record.name, namespace.name, record.intent_manifest, record.uid,
+    SELECT record.name, namespace.name, revision.manifest, record.uid,
            record.delivery_state, record.intent_revision, record.delivered_revision
       FROM vworkspace_application_instance record
+      JOIN vworkspace_revision revision ON revision.id = record.revision_id
       JOIN vworkspace_cluster_namespace namespace ON namespace.id = record.namespace_id
   ORDER BY record.id
 """

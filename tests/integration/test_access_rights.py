@@ -12,6 +12,9 @@ PREFIX = "odoo.addons.vworkspace_push."
 INSTANCE = "vworkspace.application.instance"
 CLUSTER = "vworkspace.cluster"
 CREDENTIAL = "vworkspace.cluster.credential"
+CATALOG = "vworkspace.catalog.entry"
+TEMPLATE = "vworkspace.operation.template"
+OPERATION = "vworkspace.operation"
 
 # The least role that may call each public method of ours, on a record of its own
 # company. A new public method must be entered here, or the first test below fails.
@@ -19,6 +22,13 @@ METHODS = {
     (INSTANCE, "action_delete_from_cluster"): "operator",
     (INSTANCE, "action_deploy"): "operator",
     (INSTANCE, "action_forget_lost"): "operator",
+    (INSTANCE, "action_import_existing"): "operator",
+    (INSTANCE, "action_open_adopt"): "operator",
+    (INSTANCE, "action_open_conflicts"): "operator",
+    (INSTANCE, "action_open_copy"): "operator",
+    (INSTANCE, "action_open_delete"): "operator",
+    (INSTANCE, "action_open_forget"): "admin",
+    (INSTANCE, "action_open_preview"): "operator",
     (INSTANCE, "copy_data"): "viewer",
     (INSTANCE, "create"): "operator",
     (INSTANCE, "default_get"): "nobody",  # defaults are no data
@@ -32,6 +42,7 @@ METHODS = {
     (CLUSTER, "action_erase_unverified"): "admin",
     (CLUSTER, "action_fetch_certificate"): "admin",
     (CLUSTER, "action_finish_revocation"): "admin",
+    (CLUSTER, "action_open_import"): "operator",
     (CLUSTER, "action_open_instances"): "viewer",
     (CLUSTER, "action_open_unwell_instances"): "viewer",
     (CLUSTER, "action_revoke"): "admin",
@@ -46,8 +57,48 @@ METHODS = {
     (CREDENTIAL, "default_get"): "nobody",  # defaults are no data
     (CREDENTIAL, "init"): None,
     (CREDENTIAL, "write"): None,
+    (CATALOG, "action_deploy_new"): "operator",
+    (CATALOG, "action_open_instances"): "viewer",
+    (CATALOG, "action_open_other_versions"): "viewer",
+    (CATALOG, "copy_data"): "viewer",
+    (OPERATION, "action_claim"): "admin",
+    (OPERATION, "action_delete_from_cluster"): "operator",
+    (OPERATION, "action_deploy"): "operator",
+    (OPERATION, "action_forget_lost"): "operator",
+    (OPERATION, "action_open_audit"): "viewer",
+    (OPERATION, "action_pause"): "operator",
+    (OPERATION, "action_repeat"): "operator",
+    (OPERATION, "action_resume"): "operator",
+    (OPERATION, "action_send_again"): "operator",
+    (OPERATION, "copy_data"): "viewer",
+    (OPERATION, "create"): "operator",
+    (OPERATION, "default_get"): "nobody",  # defaults are no data
+    (OPERATION, "unlink"): "operator",
+    (OPERATION, "write"): "operator",
     ("vworkspace.cluster.namespace", "create"): "admin",
     ("vworkspace.cluster.namespace", "write"): "admin",
+}
+
+# The least role that may press a dialog's buttons, on a dialog of its own
+DIALOG_METHODS = {
+    ("vworkspace.preview", "action_decide"): "operator",
+    ("vworkspace.preview", "action_deploy"): "operator",
+    ("vworkspace.conflict.wizard", "action_apply"): "operator",
+    ("vworkspace.conflict.wizard", "action_deploy"): "operator",
+    ("vworkspace.delete.wizard", "action_delete"): "operator",
+    ("vworkspace.forget.wizard", "action_forget"): "admin",
+    ("vworkspace.import.wizard", "action_import"): "operator",
+    ("vworkspace.import.wizard", "action_look"): "operator",
+    ("vworkspace.import.wizard", "action_select_all"): "operator",
+    ("vworkspace.import.wizard", "action_select_none"): "operator",
+    ("vworkspace.import.line", "action_back"): "operator",
+    ("vworkspace.import.line", "action_show"): "operator",
+    ("vworkspace.copy.wizard", "action_copy"): "operator",
+    ("vworkspace.adopt.wizard", "action_adopt"): "operator",
+}
+DIALOG_LINES = {
+    *("vworkspace.preview.conflict", "vworkspace.conflict.line"),
+    *("vworkspace.import.line", "vworkspace.adopt.line"),
 }
 
 # What each model's rows may be read by; nobody: not even an admin.
@@ -58,6 +109,9 @@ READABLE_BY = {
     CREDENTIAL: "admin",
     "vworkspace.cluster.check": "viewer",
     "vworkspace.watch.lease": "viewer",
+    CATALOG: "viewer",
+    TEMPLATE: "viewer",
+    OPERATION: "viewer",
     "vworkspace.condition": "viewer",
     "vworkspace.endpoint": "viewer",
     "vworkspace.field.conflict": "viewer",
@@ -71,7 +125,13 @@ ADMINS_FIELDS = {
     *("verified_credential_id", "key_problem", "proxy_url", "excess_reason"),
 }
 
-WRITTEN_BY_PEOPLE = {INSTANCE, CLUSTER, "vworkspace.cluster.namespace"}
+WRITTEN_BY_PEOPLE = {
+    *(INSTANCE, CLUSTER, "vworkspace.cluster.namespace"),
+    *(CATALOG, TEMPLATE, OPERATION),
+}
+
+# The same for all companies
+SHARED = {TEMPLATE}
 
 
 # === BY METHOD === #
@@ -165,8 +225,10 @@ def test_what_only_code_writes_cannot_be_written(database, users, rows, model, r
 
 
 @pytest.mark.parametrize("role", ROLES[:-1])
-@pytest.mark.parametrize("model", [CLUSTER, "vworkspace.cluster.namespace"])
-def test_only_admins_change_clusters(database, users, rows, model, role):
+@pytest.mark.parametrize(
+    "model", [CLUSTER, "vworkspace.cluster.namespace", CATALOG, TEMPLATE]
+)
+def test_only_admins_change_what_others_deploy_with(database, users, rows, model, role):
     from odoo.exceptions import AccessError
 
     own = rows["own"][model]
@@ -196,7 +258,9 @@ def test_only_admins_see_that_there_are_credential_fields(database, users, rows,
 # === BY COMPANY === #
 
 
-@pytest.mark.parametrize("model", [m for m, least in READABLE_BY.items() if least])
+@pytest.mark.parametrize(
+    "model", [m for m, least in READABLE_BY.items() if least and m not in SHARED]
+)
 def test_another_companys_rows_do_not_exist(database, users, rows, model):
     from odoo.exceptions import AccessError
 
@@ -228,7 +292,7 @@ def test_another_companys_records_cannot_be_acted_on(
 
 
 @pytest.mark.parametrize("writer", [None, True, "WRITER", {"WRITER": True}], ids=str)
-@pytest.mark.parametrize("model", [INSTANCE, CLUSTER])
+@pytest.mark.parametrize("model", [INSTANCE, OPERATION, CLUSTER])
 def test_what_happened_in_the_cluster_cannot_be_written_by_hand(
     database, users, rows, model, writer
 ):
@@ -407,6 +471,68 @@ def test_a_namespace_of_another_cluster_cannot_be_chosen(database, users, rows):
             call(env, INSTANCE, "create", [values])
 
 
+# === DIALOGS === #
+
+
+def test_every_dialog_of_ours_is_entered_here(database):
+    models = {name for name in our_dialogs(database)}
+    buttons = {
+        (model, method)
+        for model, method in public_methods(database, models)
+        if method not in ("create", "write", "default_get")
+    }
+
+    assert models == {model for model, _method in DIALOG_METHODS} | DIALOG_LINES
+    assert buttons == set(DIALOG_METHODS)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("model", "method"), sorted(DIALOG_METHODS))
+def test_a_dialog_serves_its_roles_alone(database, users, rows, model, method, role):
+    from odoo.exceptions import AccessError, UserError
+
+    allowed = may(role, DIALOG_METHODS[model, method])
+
+    try:
+        with rolled_back(database, role) as env:
+            call(env, model, method, make_dialog(env, model, rows["own"]).ids)
+        refused = False
+    except AccessError:
+        refused = True
+    except UserError:  # it was let in, and then had an objection of its own
+        refused = False
+
+    assert refused is not allowed
+
+
+@pytest.mark.parametrize(("model", "method"), sorted(DIALOG_METHODS))
+def test_a_dialog_about_another_companys_records_does_nothing(
+    database, users, rows, model, method
+):
+    from odoo.exceptions import AccessError
+
+    with pytest.raises(AccessError), rolled_back(database, "admin") as env:
+        call(env, model, method, make_dialog(env, model, rows["foreign"]).ids)
+
+
+@pytest.mark.parametrize("model", sorted({model for model, _ in DIALOG_METHODS}))
+def test_a_dialog_is_its_users_own_and_made_by_our_code_alone(
+    database, users, rows, model
+):
+    from odoo.exceptions import AccessError
+
+    with rolled_back(database, "admin") as env:
+        dialog = make_dialog(env, model, rows["own"])
+        assert call(env, model, "search", [("id", "in", dialog.ids)]) == dialog.ids
+        others = dialog.with_user(env.ref("base.user_root").copy({"login": "other"}))
+        others.env.user.group_ids = env.ref("vworkspace_push.group_admin")
+        assert not others.search([("id", "in", dialog.ids)])
+        with pytest.raises(AccessError):
+            others.read(["display_name"])
+        with pytest.raises(AccessError):
+            call(env, model, "create", [{}])
+
+
 # === FIXTURES === #
 
 
@@ -453,18 +579,20 @@ def make_rows(database, login, name):
                 "namespace_ids": [(0, 0, {"name": name})],
             }
         )
-        instance = env[INSTANCE].create(
-            {
-                "name": name,
-                "cluster_id": cluster.id,
-                "namespace_id": cluster.namespace_ids.id,
-                "catalog_id": "wiki",
-                "chart_url": "oci://registry.example.com/charts",
-                "chart_name": "wiki",
-                "chart_version": "1.4.2",
-            }
+        of_both = {
+            "cluster_id": cluster.id,
+            "namespace_id": cluster.namespace_ids.id,
+            "catalog_id": "wiki",
+            "chart_url": "oci://registry.example.com/charts",
+            "chart_name": "wiki",
+            "chart_version": "1.4.2",
+        }
+        instance, target = env[INSTANCE].create(
+            [{"name": name, **of_both}, {"name": f"{name}-target", **of_both}]
         )
         of_instance = {"instance_id": instance.id}
+        operation = {"target_id": target.id, "type": "Backup", "engine": "velero"}
+        catalog = {"name": name, "catalog_id": name}
         made = {
             INSTANCE: instance,
             CLUSTER: cluster,
@@ -472,6 +600,11 @@ def make_rows(database, login, name):
             CREDENTIAL: cluster.credential_ids,
             "res.company": cluster.company_id,
             "vworkspace.delivery.lock": instance.sudo().delivery_lock_id,
+            CATALOG: env[CATALOG].create(
+                {**catalog, "company_id": cluster.company_id.id}
+            ),
+            TEMPLATE: env.ref("vworkspace_push.operation_template_backup_velero"),
+            OPERATION: env[OPERATION].create(operation),
         }
         for model, values in {
             "vworkspace.watch.lease": {"cluster_id": cluster.id},
@@ -522,14 +655,37 @@ def our_models(database):
     return [
         name
         for name, model in database.registry.items()
-        if model._original_module == "vworkspace_push" and not model._abstract
+        if model._original_module == "vworkspace_push"
+        and not (model._abstract or model._transient)
     ]
 
 
-def public_methods(database):
+def our_dialogs(database):
+    return [
+        name
+        for name, model in database.registry.items()
+        if model._original_module == "vworkspace_push" and model._transient
+    ]
+
+
+def make_dialog(env, model, rows):
+    """Open a dialog about the records of `rows`, as our code does for a user."""
+    values = {
+        "instance_id": rows[INSTANCE][0],
+        "instance_ids": rows[INSTANCE],
+        "cluster_id": rows[CLUSTER][0],
+    }
+    fields = env[model]._fields
+    if "wizard_id" in fields:
+        owner = make_dialog(env, fields["wizard_id"].comodel_name, rows)
+        values["wizard_id"] = owner.id
+    return env[model]._make({n: v for n, v in values.items() if n in fields})
+
+
+def public_methods(database, models=None):
     """Return (model, method) for all that code of ours defines and RPC can name."""
     found = set()
-    for name in our_models(database):
+    for name in our_models(database) if models is None else models:
         for definition in database.registry[name].__mro__:
             if definition.__module__.startswith(PREFIX):
                 found |= {
@@ -563,6 +719,21 @@ def new_values(rows, model):
             "chart_name": "wiki",
             "chart_version": "1.4.2",
         }
+    if model == OPERATION:
+        return {
+            "name": "new",
+            "target_id": rows[INSTANCE][0],
+            "type": "Backup",
+            "engine": "velero",
+        }
+    if model == CATALOG:
+        return {
+            "name": "new",
+            "catalog_id": "new",
+            "company_id": rows["res.company"][0],
+        }
+    if model == TEMPLATE:
+        return {"name": "new", "type": "Backup", "engine": "velero"}
     return {"name": "new", "cluster_id": rows[CLUSTER][0]}
 
 

@@ -139,8 +139,7 @@ def test_the_next_attempt_wakes_the_cron(database, broken_cluster, make_instance
     database.call("admin", instance._name, "action_deploy", instance.ids)
 
     due = database.read(instance, "next_attempt_at")
-    assert due - timedelta(seconds=2) <= triggers(database)[-1]
-    assert triggers(database)[-1] <= due + timedelta(seconds=2)
+    assert any(abs(at - due) <= timedelta(seconds=2) for at in triggers(database))
 
 
 def test_a_replaced_token_makes_what_failed_due_at_once(
@@ -191,7 +190,7 @@ def test_many_records_at_once_are_left_to_the_cron(
 
 
 def test_two_deliverers_never_deliver_one_record_at_the_same_time(
-    database, make_instance, monkeypatch
+    database, cluster, make_instance, monkeypatch
 ):
     from odoo.addons.vworkspace_push.delivery import deliver
     from odoo.addons.vworkspace_push.kube import apply
@@ -204,22 +203,22 @@ def test_two_deliverers_never_deliver_one_record_at_the_same_time(
     real_apply = apply.apply
 
     def spy(connection, resource, manifest, **keywords):
-        applied.append(manifest["metadata"]["name"])
-        if threading.current_thread() is first:
+        name = manifest["metadata"]["name"]
+        applied.append(name)
+        if name in names[:2]:
             first_is_busy.set()
             assert second_is_done.wait(30)
         return real_apply(connection, resource, manifest, **keywords)
 
     monkeypatch.setattr(apply, "apply", spy)
+    batch = [database.registry, "vworkspace.application.instance", cluster.id]
     first = threading.Thread(
-        target=deliver.deliver,
-        args=[database.registry, "vworkspace.application.instance"],
-        kwargs={"ids": ids[:2]},
+        target=deliver.deliver, args=batch, kwargs={"ids": ids[:2]}, name="first"
     )
     first.start()
     assert first_is_busy.wait(30)
 
-    handled = deliver.deliver(database.registry, "vworkspace.application.instance")
+    handled = deliver.deliver(*batch)
     second_is_done.set()
     first.join(30)
 
@@ -276,7 +275,10 @@ def test_a_dead_cluster_does_not_keep_the_others_waiting(
     database.run_cron("ir_cron_deliver")
 
     assert states(database, alive) == ["applied"] * 3
-    assert states(database, dead) == ["failed"] * 3
+    assert set(states(database, dead)) <= {"failed", "pending"}
+    with database.transaction() as env:
+        waiting = env["vworkspace.application.instance"].browse(dead)[-1].waiting_for
+    assert "to answer: it is tried again at" in waiting
 
 
 # === FIXTURES AND HELPERS === #
@@ -324,6 +326,7 @@ def make_pending(database, ids):
 
 
 def become_due(database, instance, *, in_seconds=0):
+    database.sql("UPDATE vworkspace_delivery_lane SET retry_at = NULL")
     database.sql(
         f"""UPDATE {TABLE}
                SET next_attempt_at = now() AT TIME ZONE 'UTC' + %s * interval '1 s'
@@ -335,6 +338,7 @@ def become_due(database, instance, *, in_seconds=0):
 
 def wait_after(database, instance, *, attempts):
     """Fail once more, as after that many failed attempts; return the wait, in s."""
+    database.sql("DELETE FROM vworkspace_delivery_lane")
     database.sql(
         f"UPDATE {TABLE} SET delivery_attempts = %s,"  # noqa: S608
         " next_attempt_at = now() AT TIME ZONE 'UTC' WHERE id = %s",

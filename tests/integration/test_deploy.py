@@ -166,7 +166,7 @@ def test_an_object_that_is_not_ours_any_more_is_never_written_to(
         other["spec"]["chart"]["version"] = "9.9.9"
         control_plane.kubectl("create", "-f", "-", input=json.dumps(other))
 
-    deploy(instance)
+    send_again(database, instance)
 
     assert database.read(instance, "delivery_state") == "lost"
     if recreate:
@@ -186,7 +186,7 @@ def test_starting_over_after_a_loss_creates_a_new_object(
     deploy(instance)
     first = database.read(instance, "uid")
     control_plane.kubectl("delete", "applicationinstance", "wiki", "-n", namespace)
-    deploy(instance)
+    send_again(database, instance)
 
     database.call("admin", instance._name, "action_forget_lost", instance.ids)
     deploy(instance)
@@ -222,9 +222,9 @@ def test_deleting_waits_for_finalizers_and_says_which(
 
     database.call("admin", instance._name, "action_delete_from_cluster", instance.ids)
 
-    stored = database.read(instance, "delivery_state", "delivery_message", "health")
+    stored = database.read(instance, "delivery_state", "waiting_for", "health")
     assert stored["delivery_state"] == "deleting"
-    assert finalizer in stored["delivery_message"]
+    assert finalizer in stored["waiting_for"]
     assert stored["health"] == "deleting"
     patch(control_plane, namespace, {"metadata": {"finalizers": []}})
 
@@ -302,6 +302,10 @@ def test_bad_input_is_kept_and_refused_in_a_sentence(
 
 
 # === HELPERS === #
+
+
+def send_again(database, instance):
+    database.call("admin", instance._name, "action_send_again", instance.ids)
 
 
 def live_object(control_plane, namespace, name="wiki"):

@@ -65,7 +65,12 @@ def test_created_object_comes_back_whole(
     assert applied.created
     assert applied.object == STORED
     (request,) = server.requests
-    assert (request.method, request.body) == ("PATCH", MANIFEST)
+    assert request.method == "PATCH"
+    # A version that no object has: where there is one, the server refuses.
+    assert request.body == {
+        **MANIFEST,
+        "metadata": {**MANIFEST["metadata"], "resourceVersion": "1"},
+    }
     assert request.query == "fieldManager=vworkspace-odoo&fieldValidation=Strict"
     assert request.headers["Content-Type"] == "application/apply-patch+yaml"
 
@@ -79,7 +84,7 @@ def test_known_uid_guards_the_apply_and_leaves_the_manifest_alone(
     )
     assert not applied.created
     (request,) = server.requests
-    assert request.body["metadata"]["uid"] == "u-1"
+    assert request.body["metadata"] == {**MANIFEST["metadata"], "uid": "u-1"}
     assert request.query.endswith("&force=true&dryRun=All")
     assert "uid" not in MANIFEST["metadata"]
 
@@ -105,6 +110,211 @@ def test_conflict_survives_a_failed_read(
         verbs.apply(connection, INSTANCE, MANIFEST, uid="u-1")
     (conflict,) = caught.value.conflicts
     assert (conflict.our_value, conflict.live_value) == ("1.0.0", None)
+
+
+STALE = status(409, "Conflict", "the object has been modified")
+GONE = status(404, "NotFound", "not found", kind="applicationinstances")
+INVALID = status(422, "Invalid", "the server rejected our request")
+
+
+def test_version_is_sent_with_the_uid(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json(STORED))
+    verbs.apply(connection, INSTANCE, MANIFEST, uid="u-1", resource_version="6")
+    (request,) = server.requests
+    assert request.body["metadata"]["resourceVersion"] == "6"
+
+
+def test_audit_id_is_kept_of_answers_and_of_errors(
+    server: FakeServer, connection: Connection
+) -> None:
+    def with_id(text: str, body: Any, code: int) -> Answer:
+        headers = {"Audit-Id": text}
+        return lambda handler: handler.reply(body, status=code, headers=headers)
+
+    server.on(PATH, with_id("a-1", STORED, 200))
+    applied = verbs.apply(connection, INSTANCE, MANIFEST, uid="u-1")
+    assert applied.audit_id == "a-1"
+    server.on(PATH, with_id("b" * 99 + "\xe9", STALE, 409), _json(STORED))
+    with pytest.raises(errors.StaleVersion) as stale:
+        verbs.apply(connection, INSTANCE, MANIFEST, uid="u-1")
+    assert stale.value.audit_id == "b" * 64
+    server.on(PATH, with_id("c\t\xe9d", STALE, 409), _json(STORED))
+    with pytest.raises(errors.AlreadyExists) as exists:
+        verbs.apply(connection, INSTANCE, MANIFEST, uid=None)
+    assert (exists.value.audit_id, exists.value.http_status) == ("cd", 409)
+
+
+@pytest.mark.parametrize("refusal", [STALE, CONFLICT])
+def test_first_delivery_tells_what_is_there(
+    server: FakeServer, connection: Connection, refusal: Any
+) -> None:
+    server.on(PATH, _json(refusal, 409), _json(STORED))
+    with pytest.raises(errors.AlreadyExists) as caught:
+        verbs.apply(connection, INSTANCE, MANIFEST, uid=None)
+    assert caught.value.live == STORED
+    assert not caught.value.retryable
+
+
+def test_first_delivery_is_tried_again_while_it_is_not_known_what_is_there(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json(STALE, 409), _json({}, 503))
+    with pytest.raises(errors.AlreadyExists) as caught:
+        verbs.apply(connection, INSTANCE, MANIFEST, uid=None)
+    assert caught.value.live == {}
+    assert caught.value.retryable
+
+
+def test_contention_where_nothing_is_does_not_read_as_an_object(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json(STALE, 409), _json(GONE, 404))
+    with pytest.raises(errors.StaleVersion) as caught:
+        verbs.apply(connection, INSTANCE, MANIFEST, uid=None)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("refusal", [STALE, CONFLICT])
+def test_other_object_of_that_name_is_told_as_such(
+    server: FakeServer, connection: Connection, refusal: Any
+) -> None:
+    server.on(PATH, _json(refusal, 409), _json(STORED))
+    with pytest.raises(errors.IdentityMismatch):
+        verbs.apply(connection, INSTANCE, MANIFEST, uid="u-other", resource_version="6")
+
+
+def _conflict(*fields: str) -> Answer:
+    causes = [
+        {
+            "reason": "FieldManagerConflict",
+            "message": 'conflict with "other"',
+            "field": field,
+        }
+        for field in fields
+    ]
+    return _json(status(409, "Conflict", "Apply failed", causes=causes), 409)
+
+
+def _forced(server: FakeServer) -> bool:
+    return any("force" in request.query for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [f".spec.x{number}" for number in range(300)],
+        [".spec." + "x" * 2_000],
+    ],
+    ids=["too_many", "too_long"],
+)
+def test_conflicts_that_cannot_all_be_told_are_not_overwritten(
+    server: FakeServer, connection: Connection, fields: list[str]
+) -> None:
+    server.on(PATH, _json(STORED), _conflict(*fields), _json(STORED))
+    decided = {*fields, *(field[:1_024] for field in fields)}
+    with pytest.raises(errors.Conflict):
+        verbs.take_over(connection, INSTANCE, MANIFEST, uid="u-1", fields=decided)
+    assert not _forced(server)
+
+
+def test_object_without_a_version_is_never_overwritten(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json({**STORED, "metadata": {"uid": "u-1"}}))
+    with pytest.raises(errors.InvalidResponse):
+        verbs.take_over(
+            connection, INSTANCE, MANIFEST, uid="u-1", fields=[".spec.chart.version"]
+        )
+    assert [request.method for request in server.requests] == ["GET"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (401, "Unauthorized", errors.Unauthorized),
+        (429, "TooManyRequests", errors.Throttled),
+        (503, "ServiceUnavailable", errors.ServerFailed),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 1])
+def test_preview_raises_where_there_is_no_answer_yet(
+    server: FakeServer,
+    connection: Connection,
+    code: int,
+    reason: str,
+    kind: type[errors.KubeError],
+    before: int,
+) -> None:
+    failure = _json(status(code, reason, "no"), code)
+    server.on(PATH, *[_json(GONE, 404)] * before, failure)
+    with pytest.raises(kind):
+        verbs.preview(connection, INSTANCE, MANIFEST, uid=None)
+
+
+def test_preview_without_the_definition_says_so(
+    server: FakeServer, connection: Connection
+) -> None:
+    seen = verbs.preview(connection, INSTANCE, MANIFEST, uid=None)
+    assert isinstance(seen.refusal, errors.NotFound)
+    assert seen.refusal.what == "definition"
+
+
+def test_preview_only_ever_sends_dry_runs(
+    server: FakeServer, connection: Connection
+) -> None:
+    conflict = _json(CONFLICT, 409)
+    stored = _json(STORED)
+    server.on(PATH, stored, conflict, stored, stored)
+    seen = verbs.preview(connection, INSTANCE, MANIFEST, uid=None)
+    assert isinstance(seen.refusal, errors.AlreadyExists)
+    assert [conflict.field for conflict in seen.conflicts] == [".spec.chart.version"]
+    sent = [r.query for r in server.requests if r.method == "PATCH"]
+    assert len(sent) == 2
+    assert all(query.endswith("dryRun=All") for query in sent)
+
+
+AGENTS = {
+    **STORED,
+    "metadata": {
+        **STORED["metadata"],
+        "managedFields": [
+            {
+                "manager": "vworkspace-agent",
+                "operation": "Apply",
+                "fieldsV1": {"f:spec": {"f:chart": {"f:version": {}}}},
+            }
+        ],
+    },
+}
+
+
+def test_adoption_that_the_server_refuses_for_good_is_raised(
+    server: FakeServer, connection: Connection
+) -> None:
+    found = _json(AGENTS)
+    server.on(PATH, found, _json(INVALID, 422), found)
+    with pytest.raises(errors.Denied):
+        verbs.adopt(connection, INSTANCE, MANIFEST, uid="u-1")
+    assert [r.method for r in server.requests] == ["GET", "PATCH", "GET"]
+
+
+def test_adoption_of_what_vanishes_meanwhile_is_told_as_such(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json(AGENTS), _json(GONE, 404))
+    with pytest.raises(errors.IdentityMismatch):
+        verbs.adopt(connection, INSTANCE, MANIFEST, uid="u-1")
+
+
+def test_adoption_with_nothing_to_move_writes_nothing(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on(PATH, _json(STORED))
+    adopted = verbs.adopt(connection, INSTANCE, MANIFEST, uid="u-1")
+    assert (adopted.object, adopted.moved, adopted.audit_id) == (STORED, (), "")
+    assert [request.method for request in server.requests] == ["GET"]
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"metadata": {"uid": 5}}, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from datetime import UTC, datetime
@@ -111,6 +112,113 @@ def test_values_arrive_as_written() -> None:
     assert _manifest(values=None)["spec"]["values"]["inline"] == {}
 
 
+def test_placeholder_carries_no_chart_release_or_values() -> None:
+    manifest = _manifest(mode="placeholder")
+    assert manifest["spec"] == {
+        "appRef": {"catalogId": "nginx"},
+        "mode": "placeholder",
+    }
+
+
+@pytest.mark.parametrize("source", ["secretRef", "configMapRef"])
+def test_values_by_reference_carry_the_matching_sibling_alone(source: str) -> None:
+    manifest = _manifest(
+        values_source=source, values_ref={"name": "web-values", "key": "values.yaml"}
+    )
+    assert manifest["spec"]["values"] == {
+        "source": source,
+        source: {"name": "web-values", "key": "values.yaml"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [
+        ({"external_secrets": True}, {"externalSecrets": {"enabled": True}}),
+        ({"cert_manager": True}, {"certManager": {"enabled": True}}),
+        ({"ingress_host": "a.b"}, {"ingress": {"enabled": True, "host": "a.b"}}),
+        ({"ingress": True}, {"ingress": {"enabled": True, "host": ""}}),
+        ({"ingress": False, "ingress_host": "a.b"}, None),
+        ({"external_secrets": False, "cert_manager": False, "ingress_host": ""}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_integration_is_sent_when_it_is_switched_on(wanted: Any, sent: Any) -> None:
+    assert _manifest(integrations=wanted)["spec"].get("integrations") == sent
+
+
+def test_capabilities_become_annotations() -> None:
+    manifest = _manifest(capabilities={"backup": "velero", "upgrade": "helm"})
+    assert manifest["metadata"]["annotations"] == {
+        "ops.vworkspace.io/backup": "velero",
+        "ops.vworkspace.io/upgrade": "helm",
+    }
+    assert "annotations" not in _manifest(capabilities={})["metadata"]
+
+
+def test_signed_manifest_says_whose_it_is_and_the_given_one_stays() -> None:
+    manifest = _manifest(capabilities={"backup": "velero"})
+    before = copy.deepcopy(manifest)
+    signed = resources.signed(manifest, database="db-1", record="instance,7")
+    assert signed["metadata"]["annotations"] == {
+        "ops.vworkspace.io/backup": "velero",
+        "push.vworkspace.io/database": "db-1",
+        "push.vworkspace.io/record": "instance,7",
+    }
+    assert manifest == before
+    del signed["metadata"]["annotations"]
+    del before["metadata"]["annotations"]
+    assert signed == before
+
+
+def _operation(**changes: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "name": "backup-1",
+        "namespace": "demo",
+        "cluster_id": "c-1",
+        "target": "web",
+        "type_": "Backup",
+        "engine": "velero",
+        "parameters": {"retention": "720h"},
+        "approval_required": True,
+    }
+    return resources.operation(**(arguments | changes))
+
+
+def test_operation_names_its_target_in_spec_and_label() -> None:
+    assert _operation() == {
+        "apiVersion": "ops.vworkspace.io/v1alpha1",
+        "kind": "Operation",
+        "metadata": {
+            "name": "backup-1",
+            "namespace": "demo",
+            "labels": {
+                "app.vworkspace.io/managed-by": "control-plane",
+                "app.vworkspace.io/cluster-id": "c-1",
+                "app.vworkspace.io/application-instance": "web",
+            },
+        },
+        "spec": {
+            "targetRef": {
+                "apiVersion": "apps.vworkspace.io/v1alpha1",
+                "kind": "ApplicationInstance",
+                "name": "web",
+            },
+            "type": "Backup",
+            "engine": "velero",
+            "parameters": {"retention": "720h"},
+            "approvals": {"required": True},
+        },
+    }
+
+
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_operation_omits_what_it_does_not_need(parameters: Any) -> None:
+    spec = _operation(parameters=parameters, approval_required=False)["spec"]
+    assert set(spec) == {"targetRef", "type", "engine"}
+
+
 # === CHECKS === #
 
 
@@ -180,6 +288,33 @@ def test_inexact_version_is_explained(version: Any, text: str) -> None:
             "spec.chart.url",
         ),
         ({"chart": _chart(name="")}, "spec.chart.name"),
+        ({"mode": "paused"}, "spec.mode"),
+        ({"values_source": "url"}, "spec.values.source"),
+        ({"integrations": {"ingress": True}}, "spec.integrations.ingress.host"),
+        (
+            {"integrations": {"ingress_host": "Web.example"}},
+            "spec.integrations.ingress.host",
+        ),
+        (
+            {"integrations": {"ingress_host": f"{'a' * 64}.example"}},
+            "spec.integrations.ingress.host",
+        ),
+        (
+            {"integrations": {"ingress_host": ".".join(["a" * 63] * 4)}},
+            "spec.integrations.ingress.host",
+        ),
+        (
+            {"capabilities": {"backup": ""}},
+            "metadata.annotations[ops.vworkspace.io/backup]",
+        ),
+        (
+            {"capabilities": {"backup": "a b"}},
+            "metadata.annotations[ops.vworkspace.io/backup]",
+        ),
+        (
+            {"capabilities": {"backup": "a" * 64}},
+            "metadata.annotations[ops.vworkspace.io/backup]",
+        ),
     ],
 )
 def test_problem_names_its_field(changes: dict[str, Any], field: str) -> None:
@@ -200,6 +335,110 @@ def test_values_must_be_a_mapping() -> None:
     manifest["spec"]["values"]["inline"] = ["a"]
     (problem,) = resources.check_application_instance(manifest)
     assert problem.field == "spec.values.inline"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "placeholder"},
+        {"values_source": "secretRef", "values_ref": {"name": "a.b", "key": ".a"}},
+        {"values_source": "configMapRef", "values_ref": {"name": "a", "key": "a_B-1"}},
+        {"integrations": {"ingress_host": "web.example"}},
+        {"capabilities": dict.fromkeys(resources.CAPABILITIES, "helmHookJob")},
+    ],
+)
+def test_every_form_of_a_good_manifest_has_no_problems(changes: dict[str, Any]) -> None:
+    assert resources.check_application_instance(_manifest(**changes)) == []
+
+
+@pytest.mark.parametrize("key", ["chart", "release", "values"])
+def test_placeholder_with_what_only_managed_has_is_refused(key: str) -> None:
+    manifest = _manifest(mode="placeholder")
+    manifest["spec"][key] = {}
+    (problem,) = resources.check_application_instance(manifest)
+    assert problem.field == f"spec.{key}"
+
+
+@pytest.mark.parametrize("source", ["secretRef", "configMapRef"])
+@pytest.mark.parametrize(
+    ("ref", "fields"),
+    [
+        (None, {"name", "key"}),
+        ({"name": "a"}, {"key"}),
+        ({"name": "A", "key": "a"}, {"name"}),
+        ({"name": "a" * 254, "key": "a"}, {"name"}),
+        ({"name": "a", "key": "a/b"}, {"key"}),
+        ({"name": "a", "key": "."}, {"key"}),
+        ({"name": "a", "key": "..a"}, {"key"}),
+        ({"name": "a", "key": "a" * 254}, {"key"}),
+    ],
+)
+def test_reference_names_an_object_and_a_key(
+    source: str, ref: Any, fields: set[str]
+) -> None:
+    manifest = _manifest(values_source=source, values_ref=ref)
+    problems = resources.check_application_instance(manifest)
+    assert {p.field for p in problems} == {f"spec.values.{source}.{f}" for f in fields}
+
+
+def test_surplus_values_are_refused() -> None:
+    manifest = _manifest()
+    manifest["spec"]["values"]["secretRef"] = {"name": "a", "key": "b"}
+    (problem,) = resources.check_application_instance(manifest)
+    assert problem.field == "spec.values.secretRef"
+
+
+def test_reference_that_is_missing_is_refused() -> None:
+    manifest = _manifest(values_source="secretRef")
+    manifest["spec"]["values"] = {"source": "secretRef", "inline": {}}
+    fields = {p.field for p in resources.check_application_instance(manifest)}
+    assert fields == {
+        "spec.values.inline",
+        "spec.values.secretRef.name",
+        "spec.values.secretRef.key",
+    }
+
+
+def test_good_operation_has_no_problems() -> None:
+    assert resources.check_operation(_operation()) == []
+    assert resources.check_operation(_operation(parameters=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Backup"}, "metadata.name"),
+        ({"namespace": "a.b"}, "metadata.namespace"),
+        ({"cluster_id": ""}, "metadata.labels[app.vworkspace.io/cluster-id]"),
+        ({"target": ""}, "spec.targetRef.name"),
+        ({"target": "Web"}, "spec.targetRef.name"),
+        ({"target": "a" * 64}, "spec.targetRef.name"),
+        ({"type_": "backup"}, "spec.type"),
+        ({"engine": ""}, "spec.engine"),
+        (
+            {"parameters": {"valuesPatch": {"auth": {"password": "x"}}}},
+            "spec.parameters.valuesPatch.auth.password",
+        ),
+    ],
+)
+def test_problem_of_an_operation_names_its_field(
+    changes: dict[str, Any], field: str
+) -> None:
+    (problem,) = resources.check_operation(_operation(**changes))
+    assert problem.field == field
+    assert problem.message.endswith(".")
+
+
+def test_parameters_must_be_a_mapping() -> None:
+    manifest = _operation()
+    manifest["spec"]["parameters"] = ["a"]
+    (problem,) = resources.check_operation(manifest)
+    assert problem.field == "spec.parameters"
+
+
+@pytest.mark.parametrize("manifest", [{}, {"spec": 5}, {"metadata": None, "spec": {}}])
+def test_any_operation_can_be_checked(manifest: dict[str, Any]) -> None:
+    assert resources.check_operation(manifest)
 
 
 def test_secret_in_the_values_is_named_with_the_way_out() -> None:
@@ -236,6 +475,241 @@ def test_secret_material_is_found_by_the_rules_of_admission(
     values: Any, paths: list[str]
 ) -> None:
     assert resources.find_secret_material(values) == paths
+
+
+# === READING BACK === #
+
+
+_NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
+_ENGINES = st.from_regex(r"[A-Za-z0-9]{1,63}", fullmatch=True)
+_PRINTABLE = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20
+)
+_VALUES = st.dictionaries(
+    _PRINTABLE,
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | _PRINTABLE,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(_PRINTABLE, inner, max_size=3)
+        ),
+        max_leaves=10,
+    ),
+    max_size=4,
+)
+_ARGUMENTS = st.fixed_dictionaries(
+    {
+        "name": _NAMES,
+        "namespace": _NAMES,
+        "cluster_id": _NAMES,
+        "catalog_id": _PRINTABLE,
+        "mode": st.sampled_from(resources.MODES),
+        "chart": st.fixed_dictionaries(
+            {
+                "source_type": st.sampled_from(["oci", "helm"]),
+                "url": _PRINTABLE,
+                "name": _PRINTABLE,
+                "version": _PRINTABLE,
+            }
+        ),
+        "release_name": _NAMES,
+        "values_source": st.sampled_from(resources.VALUES_SOURCES),
+        "values": _VALUES,
+        "values_ref": st.fixed_dictionaries({"name": _NAMES, "key": _NAMES}),
+        "integrations": st.fixed_dictionaries(
+            {},
+            optional={
+                "external_secrets": st.booleans(),
+                "cert_manager": st.booleans(),
+                "ingress": st.booleans(),
+                "ingress_host": _NAMES,
+            },
+        ),
+        "capabilities": st.dictionaries(
+            st.sampled_from(resources.CAPABILITIES), _ENGINES
+        ),
+    }
+)
+
+
+@given(_ARGUMENTS)
+def test_what_we_built_reads_back_without_loss(arguments: dict[str, Any]) -> None:
+    manifest = resources.application_instance(**arguments)
+    stored = json.loads(json.dumps(manifest))
+    read, left_over = resources.read_application_instance(stored)
+    assert resources.application_instance(**read) == manifest
+    assert left_over == []
+
+
+def test_live_object_reads_into_the_fields_of_a_form() -> None:
+    live = {
+        "metadata": {
+            "name": "web",
+            "namespace": "demo",
+            "uid": "u-1",
+            "labels": {"app.vworkspace.io/cluster-id": "c-1", "team": "a"},
+            "annotations": {
+                "ops.vworkspace.io/backup": "velero",
+                "ops.vworkspace.io/unknown": "x",
+                "note": "of somebody",
+            },
+        },
+        "spec": {
+            "mode": "managed",
+            "appRef": {"catalogId": "nginx", "tier": "gold"},
+            "chart": {
+                "sourceType": "oci",
+                "url": "oci://x.example",
+                "name": "nginx",
+                "version": "1.2.3",
+            },
+            "release": {"name": "web", "namespace": "demo"},
+            "values": {
+                "source": "secretRef",
+                "secretRef": {"name": "v", "key": "values.yaml"},
+                "somethingElse": 1,
+            },
+            "integrations": {
+                "externalSecrets": {"enabled": False},
+                "certManager": None,
+                "ingress": {"enabled": True, "host": "web.example", "class": "x"},
+            },
+            "extra": {"a": {"b": 1}},
+            "nothing": None,
+        },
+        "status": {"phase": "x"},
+    }
+    assert resources.read_application_instance(live) == (
+        {
+            "name": "web",
+            "namespace": "demo",
+            "cluster_id": "c-1",
+            "catalog_id": "nginx",
+            "mode": "managed",
+            "chart": {
+                "source_type": "oci",
+                "url": "oci://x.example",
+                "name": "nginx",
+                "version": "1.2.3",
+            },
+            "release_name": "web",
+            "values_source": "secretRef",
+            "values": {},
+            "values_ref": {"name": "v", "key": "values.yaml"},
+            "integrations": {
+                "external_secrets": False,
+                "cert_manager": False,
+                "ingress": True,
+                "ingress_host": "web.example",
+            },
+            "capabilities": {"backup": "velero"},
+        },
+        [
+            ".spec.appRef.tier",
+            ".spec.values.somethingElse",
+            ".spec.integrations.ingress.class",
+            ".spec.extra",
+        ],
+    )
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"mode": "paused"}, ".spec.mode"),
+        ({"chart": {"version": 5}}, ".spec.chart.version"),
+        ({"chart": {"sourceType": "git"}}, ".spec.chart.sourceType"),
+        ({"chart": {"url": "oci://" + "a" * 3_000}}, ".spec.chart.url"),
+        ({"release": {"name": "a\x00"}}, ".spec.release.name"),
+        ({"release": {"namespace": "other"}}, ".spec.release.namespace"),
+        ({"values": {"source": "inline", "inline": ["a"]}}, ".spec.values.inline"),
+        ({"values": {"source": "inline", "inline": _deep(70)}}, ".spec.values.inline"),
+        (
+            {"values": {"source": "inline", "inline": _deep(100_000)}},
+            ".spec.values.inline",
+        ),
+        (
+            {"values": {"source": "inline", "inline": {"a": "x" * 2_000_000}}},
+            ".spec.values.inline",
+        ),
+        (
+            {
+                "values": {
+                    "source": "inline",
+                    "inline": dict.fromkeys("ab", "x" * 600_000),
+                }
+            },
+            ".spec.values.inline",
+        ),
+        (
+            {"values": {"source": "inline", "inline": {"a": "\ud800"}}},
+            ".spec.values.inline",
+        ),
+        ({"values": {"source": "url"}}, ".spec.values.source"),
+        ({"mode": "placeholder", "chart": {"name": "nginx"}}, ".spec.chart"),
+        (
+            {"integrations": {"ingress": {"enabled": "yes"}}},
+            ".spec.integrations.ingress.enabled",
+        ),
+        ([], ".spec"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_form_cannot_hold_is_named(spec: Any, path: str) -> None:
+    obj = {"metadata": {"namespace": "demo"}, "spec": spec}
+    read, left_over = resources.read_application_instance(obj)
+    assert left_over == [path]
+    assert resources.application_instance(**read)
+
+
+def test_paths_without_a_field_are_bounded() -> None:
+    spec = {f"{number}{'a' * 5_000}\x00": 1 for number in range(1_000)}
+    _, left_over = resources.read_application_instance({"spec": spec})
+    assert len(left_over) == resources.MAX_PATHS
+    assert max(map(len, left_over)) <= resources.MAX_PATH
+
+
+_MEMBERS = st.sampled_from(
+    [
+        *("metadata", "name", "namespace", "labels", "annotations", "finalizers"),
+        *("spec", "mode", "appRef", "catalogId", "chart", "url", "version", "release"),
+        *("values", "source", "inline", "secretRef", "key", "integrations", "ingress"),
+        *("enabled", "host", "status", "phase", "outputs", "logsRef", "startedAt"),
+        "ops.vworkspace.io/backup",
+    ]
+)
+_WORDS = st.sampled_from(["inline", "secretRef", "placeholder", "oci", "a\x00"])
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | _WORDS | st.floats(),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(_MEMBERS, inner, max_size=5)
+        ),
+        max_leaves=30,
+    )
+)
+def test_any_json_can_be_read_and_observed(value: Any) -> None:
+    read, left_over = resources.read_application_instance(value)
+    again, _ = resources.read_application_instance(
+        resources.application_instance(**read)
+    )
+    assert resources.application_instance(**again) == (
+        resources.application_instance(**read)
+    )
+    assert all(path.startswith(".spec") for path in left_over)
+    assert resources.observe(value, "Operation").health
 
 
 # === OBSERVED STATE === #
@@ -460,6 +934,97 @@ def test_condition_of_an_older_spec_counts_as_absent() -> None:
     obj = _object()
     obj["status"]["conditions"][0]["observedGeneration"] = 1
     assert resources.observe(obj).health == "unknown"
+
+
+def _observed_operation(**status: Any) -> resources.Observed:
+    metadata = {"name": "backup-1", "generation": 2}
+    return resources.observe({"metadata": metadata, "status": status}, "Operation")
+
+
+def test_operation_is_read_into_a_typed_value() -> None:
+    seen = _observed_operation(
+        phase="Succeeded",
+        startedAt="2026-05-28T10:00:00Z",
+        finishedAt="2026-05-28T10:05:00+00:00",
+        outputs={"backupName": "b-1", "count": 5, "long": "x" * 5_000, "nul": "\x00a"},
+        logsRef={"url": "https://logs.example/1"},
+    )
+    assert (seen.kind, seen.phase) == ("Operation", "Succeeded")
+    assert seen.started_at == datetime(2026, 5, 28, 10, tzinfo=UTC)
+    assert seen.finished_at == datetime(2026, 5, 28, 10, 5, tzinfo=UTC)
+    assert seen.outputs == {"backupName": "b-1", "long": "x" * 2_048, "nul": "a"}
+    assert seen.logs_url == "https://logs.example/1"
+    assert seen.health == "ready"
+
+
+def test_outputs_are_bounded_in_number() -> None:
+    seen = _observed_operation(outputs={str(i): "x" for i in range(500)})
+    assert len(seen.outputs) == 64
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "ftp://x", 5, None, "https://"])
+def test_log_that_is_no_safe_link_is_left_out(url: Any) -> None:
+    assert _observed_operation(logsRef={"url": url}).logs_url == ""
+
+
+@pytest.mark.parametrize("phase", ["Done", "", None, 5, ["Running"]])
+def test_phase_that_is_none_of_the_contract_reads_as_absent(phase: Any) -> None:
+    seen = _observed_operation(phase=phase)
+    assert (seen.phase, seen.health) == ("", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("phase", "blocked", "word"),
+    [
+        (None, "False", "unknown"),
+        (None, "True", "blocked"),
+        ("Pending", "False", "progressing"),
+        ("Pending", "True", "blocked"),
+        ("Running", "Unknown", "progressing"),
+        ("Running", "True", "blocked"),
+        ("Succeeded", "True", "ready"),
+        ("Failed", "True", "failed"),
+        ("Cancelled", "True", "suspended"),
+    ],
+)
+def test_health_of_an_operation_is_its_phase_unless_it_is_held_up(
+    phase: str | None, blocked: str, word: str
+) -> None:
+    conditions = [{"type": "Blocked", "status": blocked}]
+    assert _observed_operation(phase=phase, conditions=conditions).health == word
+
+
+def test_deletion_of_an_operation_shows_whatever_its_phase() -> None:
+    obj = {
+        "kind": "Operation",
+        "metadata": {"deletionTimestamp": "2026-05-28T10:00:00Z"},
+        "status": {"phase": "Succeeded"},
+    }
+    assert resources.observe(obj).health == "deleting"
+
+
+def test_kind_is_told_where_the_object_does_not_say_it() -> None:
+    obj = {"status": {"phase": "Succeeded"}}
+    assert resources.observe(obj).health == "unknown"
+    assert resources.observe(obj, "Operation").health == "ready"
+    assert resources.observe(obj | {"kind": "Operation"}).kind == "Operation"
+
+
+def test_annotations_and_finalizers_are_bounded() -> None:
+    obj = _object()
+    obj["metadata"]["annotations"] = {f"a{i}": "x" * 500 for i in range(100)}
+    obj["metadata"]["finalizers"] = ["example.io/hold", 5] * 100
+    seen = resources.observe(obj)
+    assert len(seen.annotations) == 64
+    assert {len(text) for text in seen.annotations.values()} == {253}
+    assert seen.finalizers == ("example.io/hold",) * 32
+
+
+def test_our_annotations_are_not_crowded_out() -> None:
+    obj = _object()
+    ours = {resources.DATABASE_ANNOTATION: "db", resources.RECORD_ANNOTATION: "r,1"}
+    obj["metadata"]["annotations"] = {f"a{i}": "x" for i in range(100)} | ours
+    assert ours.items() <= resources.observe(obj).annotations.items()
 
 
 # === VERSIONS AND SLIMMING === #

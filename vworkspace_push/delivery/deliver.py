@@ -5,17 +5,19 @@ its own after it. A crash at any point leaves the record `pending`, and the deli
 cron applies it again: server-side apply is idempotent.
 
 `after_commit` delivers right behind the user's own commit, before the request returns;
-`run_cron` is the safety net and does the retries. Both go through `deliver`, and any
-number of processes may: each first locks the record's row in `vworkspace_delivery_lock`
-(SKIP LOCKED), so a record is delivered by one at a time and its intents stay in order.
+`run_cron` is the safety net and does the retries, clusters side by side (`lanes`), so
+that one that hangs holds up nobody else. Any number of processes may do both: each
+first locks the record's row in `vworkspace_delivery_lock` (SKIP LOCKED), so a record is
+delivered by one at a time and its intents stay in order.
 """
 
 import json
 import logging
+import threading
+import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import timedelta
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 
 from odoo import fields
@@ -23,42 +25,37 @@ from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .. import const
-from ..kube import apply
-from ..kube.errors import KubeError, Unreachable
-from ..kube.resources import Resource
+from ..kube.errors import KubeError, Throttled, Unreachable
 from ..sealing import SealingError
-from ..status import sink
-from ..times import naive
-from ..transactions import in_transaction, lock_rows
-from . import outcome
-from .outcome import Outcome
+from ..transactions import in_transaction
+from . import lanes, store
+from .attempt import Intent, attempt
 
 _logger = logging.getLogger(__name__)
 
-MODELS = ("vworkspace.application.instance",)
-DUE_STATES = ("pending", "failed", "deleting")
-CLUSTERS_AT_ONCE = 8
+MODELS = ("vworkspace.application.instance", "vworkspace.operation")
+DUE_STATES = ("pending", "failed", "denied", "deleting")
 PASSES = 3  # for a record whose intent changed while it was being delivered
+LOOK_EVERY = 0.25  # s between two looks for clusters that became due meanwhile
+SLOW_DOWN = 1.0  # s, when a server says 429 and not for how long
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intent:
-    """One record's intent as committed, and the connection to deliver it on."""
+class Batch:
+    """Intents of one model and one cluster, and the connection that they share."""
 
-    record_id: int
-    revision: int
-    cluster: int
-    resource: Resource
-    manifest: dict
-    uid: str | None
-    deleting: bool
-    attempts: int
+    model: str
+    cluster_id: int
     connection_version: int
-    connection: object  # a kube Connection, or the error that keeps us from having one
+    credential: str
+    connection: object = field(repr=False)  # a kube Connection, or why there is none
+    intents: list[Intent]
 
 
 def after_commit(records):
     """Deliver `records` as soon as the current transaction is committed."""
+    if not records:
+        return
     cr = records.env.cr
     waiting = cr.postcommit.data.get("vworkspace_push.deliver")
     if waiting is None:
@@ -69,74 +66,230 @@ def after_commit(records):
 
 def run_cron(env):
     """Deliver everything that is due, within the cron's time budget."""
-    for model in MODELS:
-        seconds_left = 1.0
-        while seconds_left > 0:
-            handled = deliver(env.registry, model)
-            seconds_left = env["ir.cron"]._commit_progress(
-                handled, remaining=handled if handled == const.DELIVERY_BATCH else 0
+    in_transaction(env.registry, _heal_due)
+    handled, complete = run(env.registry, budget=const.DELIVERY_BUDGET)
+    env["ir.cron"]._commit_progress(handled, remaining=0 if complete else 1)
+
+
+def run(registry, *, budget=const.DELIVERY_BUDGET):
+    """Deliver what is due, clusters side by side.
+
+    :param budget: s after which no further batch is begun
+    :return: how many records were handled, and whether nothing that is due is left
+    :rtype: tuple[int, bool]
+    """
+    deadline = time.monotonic() + budget
+    handled = 0
+    busy = {}  # future by cluster
+    idle = set()  # clusters whose due records others are delivering
+    with ThreadPoolExecutor(const.DELIVERY_LANES, "vworkspace-lane") as pool:
+        while True:
+            due = in_transaction(registry, _due_clusters)
+            if time.monotonic() > deadline:
+                due = []
+            free = const.DELIVERY_LANES - len(busy)
+            for cluster_id in [c for c in due if c not in busy and c not in idle][:free]:
+                busy[cluster_id] = pool.submit(_lane, registry, cluster_id)
+            if not busy:
+                return handled, time.monotonic() <= deadline
+            done, _not_done = wait(
+                busy.values(), timeout=LOOK_EVERY, return_when=FIRST_COMPLETED
             )
-            if handled < const.DELIVERY_BATCH:
-                break
+            for cluster_id in [c for c, future in busy.items() if future in done]:
+                count = busy.pop(cluster_id).result()
+                handled += count
+                if not count:
+                    idle.add(cluster_id)
 
 
-def deliver(registry, model, *, ids=None):
-    """Deliver what is due of `model`, one batch, and return how many records that was.
+def deliver(registry, model, cluster_id, *, ids=None):
+    """Deliver one batch of what is due in a cluster; return how many attempts it made.
 
     :param ids: only these records; None: whatever is due
     """
+    attempts = 0
     with registry.cursor() as lock_cr:
-        locked = _lock_due(lock_cr, registry[model]._table, ids)
-        intents = in_transaction(registry, _read_intents, model, locked)
+        todo = _lock_due(lock_cr, registry[model]._table, cluster_id, ids)
         for _pass in range(PASSES):
-            if not intents:
+            if not todo:
                 break
-            outcomes = _attempt_all(intents)
-            versions = {i.record_id: i.connection_version for i in intents}
-            changed = in_transaction(
-                registry, _store_outcomes, model, outcomes, versions
-            )
-            intents = in_transaction(registry, _read_intents, model, changed)
+            batch = in_transaction(registry, _read_batch, model, cluster_id, todo)
+            if not batch.intents:
+                break
+            outcomes = _attempt_all(registry, batch)
+            attempts += len(outcomes)
+            todo = in_transaction(registry, store.outcomes, batch, outcomes)
         lock_cr.rollback()
-    return len(locked)
+    return attempts
 
 
 def _deliver_waiting(registry, waiting):
     """Run after the user's commit: it must not raise, the intents are safe already."""
     try:
         if sum(map(len, waiting.values())) > const.DELIVER_AFTER_COMMIT_LIMIT:
-            in_transaction(registry, _trigger_cron, fields.Datetime.now())
+            in_transaction(registry, store.trigger_cron, fields.Datetime.now())
             return
         for model, ids in waiting.items():
-            deliver(registry, model, ids=list(ids))
+            clusters = in_transaction(registry, _open_clusters, model, list(ids))
+            for cluster_id in clusters:
+                deliver(registry, model, cluster_id, ids=list(ids))
     except Exception:
         _logger.exception("Delivery after commit failed; the cron will deliver.")
+
+
+def _heal_due(env):
+    env["vworkspace.application.instance"]._heal_due()
+
+
+# === LANES === #
+
+
+def _lane(registry, cluster_id):
+    """Deliver one batch of each model to one cluster; return the records handled."""
+    threading.current_thread().dbname = registry.db_name
+    try:
+        if not _probe(registry, cluster_id):
+            return 0
+        return sum(deliver(registry, model, cluster_id) for model in MODELS)
+    except Exception:
+        # One cluster's trouble stays with that cluster; what is due stays due.
+        _logger.exception("Delivery to cluster %s failed; tried again.", cluster_id)
+        return 0
+
+
+def _probe(registry, cluster_id):
+    """Return whether the lane is closed, or can be: then it is."""
+    connection = in_transaction(registry, _connection_to_probe, cluster_id)
+    if connection is None:
+        return True
+    if error := lanes.probe(connection):
+        in_transaction(registry, lanes.open_lane, cluster_id, error)
+        return False
+    in_transaction(registry, lanes.close_lane, cluster_id)
+    return True
+
+
+def _connection_to_probe(env, cluster_id):
+    """Return the connection of a lane that is not closed; None: no need to probe."""
+    if lanes.is_closed(env, cluster_id):
+        return None
+    connection = _connection_or_error(env["vworkspace.cluster"].browse(cluster_id))
+    return None if isinstance(connection, Exception) else connection
+
+
+def _attempt_all(registry, batch):
+    """Attempt the batch's intents, several at once; return the outcomes by record.
+
+    Those that were not attempted, because the lane was opened meanwhile, are missing:
+    they stay due as they are.
+    """
+    limit = lanes.limits.get((registry.db_name, batch.cluster_id))
+    opened = threading.Event()
+    outcomes = {}
+
+    def work(intent):
+        if opened.is_set():
+            return
+        try:
+            with limit.slot():
+                if opened.is_set():
+                    return
+                result, error = attempt(intent, (UserError, SealingError))
+                outcomes[intent.record_id] = result
+                if isinstance(error, Throttled):
+                    raise error
+        except Throttled as exc:
+            opened.set()
+            seconds = exc.retry_after or SLOW_DOWN
+            in_transaction(
+                registry, lanes.slow_down, batch.cluster_id, seconds, str(exc)
+            )
+            return
+        unreachable = isinstance(error, Unreachable) and not opened.is_set()
+        if unreachable and (failure := lanes.probe(intent.connection)):
+            opened.set()
+            in_transaction(registry, lanes.open_lane, batch.cluster_id, failure)
+
+    if len(batch.intents) == 1:
+        work(batch.intents[0])
+        return outcomes
+    workers = min(len(batch.intents), lanes.MOST_AT_ONCE)
+    with ThreadPoolExecutor(workers, "vworkspace-delivery") as pool:
+        for future in [pool.submit(work, intent) for intent in batch.intents]:
+            future.result()
+    return outcomes
 
 
 # === LOCKING AND READING === #
 
 
-def _lock_due(cr, table, ids):
+def _deliverable(table):
+    """Return the SQL of which records may be delivered now."""
+    return SQL(
+        """%(table)s record
+      JOIN vworkspace_cluster cluster
+        ON cluster.id = record.cluster_id
+       AND cluster.active AND cluster.connectivity_mode = 'push'
+       AND cluster.state = 'active' AND cluster.is_paused IS NOT TRUE
+ LEFT JOIN vworkspace_delivery_lane lane
+        ON lane.cluster_id = record.cluster_id
+      JOIN vworkspace_delivery_lock lock
+        ON lock.id = record.delivery_lock_id
+     WHERE record.delivery_state IN %(states)s
+       AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
+       AND record.is_paused IS NOT TRUE
+       AND record.foreign_database IS NULL
+       AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
+        table=SQL.identifier(table),
+        states=DUE_STATES,
+    )
+
+
+def _due_clusters(env):
+    """Return the clusters with something due, who waits longest first."""
+    parts = [
+        SQL(
+            "(SELECT record.cluster_id, min(record.next_attempt_at) AS since "
+            "FROM %s GROUP BY record.cluster_id)",
+            _deliverable(env[model]._table),
+        )
+        for model in MODELS
+    ]
+    env.cr.execute(
+        SQL(
+            "SELECT cluster_id FROM (%s) due GROUP BY cluster_id ORDER BY min(since)",
+            SQL(" UNION ALL ").join(parts),
+        )
+    )
+    return [row[0] for row in env.cr.fetchall()]
+
+
+def _open_clusters(env, model, ids):
+    """Return the clusters of `ids` that can be delivered to without a probe."""
+    env.cr.execute(
+        SQL(
+            "SELECT DISTINCT record.cluster_id FROM %s AND record.id = ANY(%s) "
+            "AND COALESCE(lane.failures, 0) = 0",
+            _deliverable(env[model]._table),
+            ids,
+        )
+    )
+    return [row[0] for row in env.cr.fetchall()]
+
+
+def _lock_due(cr, table, cluster_id, ids):
     # NO KEY: a plain FOR UPDATE would block the foreign key check that PostgreSQL makes
     # when the outcome's transaction updates a record twice, and so block ourselves.
     cr.execute(
         SQL(
-            """SELECT record.id
-                 FROM %(table)s record
-                 JOIN vworkspace_delivery_lock lock
-                   ON lock.id = record.delivery_lock_id
-                 JOIN vworkspace_cluster cluster
-                   ON cluster.id = record.cluster_id
-                  AND cluster.active AND cluster.connectivity_mode = 'push'
-                  AND cluster.state = 'active'
-                WHERE record.delivery_state IN %(states)s
-                  AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
+            """SELECT record.id FROM %(deliverable)s
+                  AND record.cluster_id = %(cluster)s
                   AND %(chosen)s
              ORDER BY record.next_attempt_at, record.id
                 LIMIT %(limit)s
            FOR NO KEY UPDATE OF lock SKIP LOCKED""",
-            table=SQL.identifier(table),
-            states=DUE_STATES,
+            deliverable=_deliverable(table),
+            cluster=cluster_id,
             chosen=SQL("TRUE") if ids is None else SQL("record.id = ANY(%s)", ids),
             limit=const.DELIVERY_BATCH,
         )
@@ -144,31 +297,49 @@ def _lock_due(cr, table, ids):
     return [row[0] for row in cr.fetchall()]
 
 
-def _read_intents(env, model, ids):
+def _read_batch(env, model, cluster_id, ids):
     """Return the intents of `ids` as they are now, after their locks were taken."""
-    connections = {}
-    intents = []
-    for record in env[model].browse(ids).exists():
-        if record.delivery_state not in DUE_STATES:
-            continue
-        cluster = record.cluster_id
-        if cluster not in connections:
-            connections[cluster] = _connection_or_error(cluster)
-        intents.append(
-            Intent(
-                record_id=record.id,
-                revision=record.intent_revision,
-                cluster=cluster.id,
-                resource=record._resource,
-                manifest=json.loads(record.intent_manifest),
-                uid=record.uid or None,
-                deleting=record.delivery_state == "deleting",
-                attempts=record.delivery_attempts,
-                connection_version=cluster.connection_version,
-                connection=connections[cluster],
-            )
+    cluster = env["vworkspace.cluster"].browse(cluster_id)
+    connection = _connection_or_error(cluster)
+    database = env["ir.config_parameter"].sudo().get_param("database.uuid") or ""
+    env.cr.execute(
+        SQL(
+            """SELECT record.id, record.intent_revision, record.revision_id,
+                      revision.kind, revision.manifest, revision.takeover_fields,
+                      revision.given_up_fields, record.uid, record.delivery_attempts
+                 FROM vworkspace_revision revision, %s
+                  AND revision.id = record.revision_id AND record.id = ANY(%s)
+             ORDER BY record.next_attempt_at, record.id""",
+            _deliverable(env[model]._table),
+            list(ids),
         )
-    return intents
+    )
+    rows = env.cr.dictfetchall()
+    return Batch(
+        model=model,
+        cluster_id=cluster_id,
+        connection_version=cluster.connection_version,
+        credential=cluster.sudo().active_credential_id.display_name or "",
+        connection=connection,
+        intents=[
+            Intent(
+                record_id=row["id"],
+                record=f"{model}/{row['id']}",
+                database=database,
+                revision=row["intent_revision"],
+                revision_id=row["revision_id"],
+                kind=row["kind"],
+                resource=env.registry[model]._resource,
+                manifest=json.loads(row["manifest"]),
+                uid=row["uid"] or None,
+                attempts=row["delivery_attempts"] or 0,
+                takeover=frozenset(row["takeover_fields"] or ()),
+                given_up=frozenset(row["given_up_fields"] or ()),
+                connection=connection,
+            )
+            for row in rows
+        ],
+    )
 
 
 def _connection_or_error(cluster):
@@ -176,197 +347,3 @@ def _connection_or_error(cluster):
         return cluster._connection()
     except (UserError, SealingError, KubeError, ValueError) as exc:
         return exc
-
-
-# === ATTEMPTING === #
-
-
-def _attempt_all(intents):
-    by_cluster = defaultdict(list)
-    for intent in intents:
-        by_cluster[intent.cluster].append(intent)
-    if len(by_cluster) == 1:
-        return _attempt_cluster(intents)
-    with ThreadPoolExecutor(min(CLUSTERS_AT_ONCE, len(by_cluster))) as pool:
-        return [
-            outcome
-            for outcomes in pool.map(_attempt_cluster, by_cluster.values())
-            for outcome in outcomes
-        ]
-
-
-def _attempt_cluster(intents):
-    """Attempt the intents of one cluster in turn; once it is unreachable, no more."""
-    outcomes = []
-    unreachable = None
-    for intent in intents:
-        try:
-            if unreachable:
-                raise unreachable
-            outcomes.append(_attempt(intent))
-        except (KubeError, UserError, SealingError, ValueError) as exc:
-            if isinstance(exc, Unreachable):
-                unreachable = exc
-            outcomes.append(
-                outcome.from_error(
-                    exc,
-                    record_id=intent.record_id,
-                    revision=intent.revision,
-                    attempts=intent.attempts,
-                    deleting=intent.deleting,
-                )
-            )
-    return outcomes
-
-
-def _attempt(intent):
-    if isinstance(intent.connection, Exception):
-        raise intent.connection
-    attempt = _attempt_delete if intent.deleting else _attempt_apply
-    return attempt(intent)
-
-
-def _attempt_apply(intent):
-    applied = apply.apply(
-        intent.connection,
-        intent.resource,
-        intent.manifest,
-        uid=intent.uid,
-        timeout=const.DELIVERY_TIMEOUT,
-    )
-    return Outcome(
-        record_id=intent.record_id,
-        revision=intent.revision,
-        state="applied",
-        object=applied.object,
-        warnings=applied.warnings,
-    )
-
-
-def _attempt_delete(intent):
-    metadata = intent.manifest["metadata"]
-    remaining = apply.delete(
-        intent.connection,
-        intent.resource,
-        metadata["name"],
-        metadata["namespace"],
-        uid=intent.uid,
-        timeout=const.DELIVERY_TIMEOUT,
-    )
-    if remaining is None:
-        return Outcome(
-            record_id=intent.record_id, revision=intent.revision, state="deleted"
-        )
-    finalizers = ", ".join(remaining["metadata"].get("finalizers") or ["none"])
-    return Outcome(
-        record_id=intent.record_id,
-        revision=intent.revision,
-        state="deleting",
-        message=f"The cluster is deleting it; finalizers that hold it: {finalizers}.",
-        retry_in=outcome.back_off(intent.attempts),
-        object=remaining,
-    )
-
-
-# === STORING === #
-
-
-def _store_outcomes(env, model, outcomes, versions):
-    """Write the outcomes and return the ids that are to be delivered once more.
-
-    :param dict versions: of the connection that each record's attempt was made on
-    """
-    by_id = {o.record_id: o for o in outcomes}
-    records = env[model].browse(lock_rows(env, env[model]._table, by_id))
-    changed = []
-    for record in records:
-        outcome = by_id[record.id]
-        version = versions[record.id]
-        replaced = record.cluster_id.connection_version != version
-        if replaced and outcome.retry_in is not None:
-            changed.append(record.id)  # at once, on the connection that replaced it
-        elif not _store_outcome(record, outcome):
-            changed.append(record.id)
-        elif outcome.credential_refused:
-            record.cluster_id._credential_refused(version)
-    _store_reported_objects(records, by_id)
-    if due := [o.retry_in for o in outcomes if o.retry_in is not None]:
-        _trigger_cron(env, fields.Datetime.now() + timedelta(seconds=min(due)))
-    records._notify_updated()
-    return changed
-
-
-def _store_outcome(record, outcome):
-    """Write one outcome. Return False when the record has a newer intent by now."""
-    values = {}
-    if outcome.object:
-        metadata = outcome.object["metadata"]
-        values = {
-            "uid": metadata["uid"],
-            "resource_version": metadata["resourceVersion"],
-            "generation": metadata.get("generation") or 0,
-        }
-    if record.intent_revision != outcome.revision:
-        record._writer().write(values)
-        return False
-    now = fields.Datetime.now()
-    retry = outcome.retry_in
-    values |= {
-        "delivery_state": outcome.state,
-        "delivery_message": outcome.message or False,
-        "delivery_attempts": record.delivery_attempts + 1,
-        "next_attempt_at": now + timedelta(seconds=retry)
-        if retry is not None
-        else False,
-        "delivery_warnings": "\n".join(outcome.warnings) or False,
-    }
-    if outcome.state == "applied":
-        values |= {"delivered_revision": outcome.revision, "delivered_at": now}
-    if outcome.state in ("deleted", "lost"):
-        values |= {"health": False, "health_message": False}
-    record._writer().write(values)
-    _store_conflicts(record, outcome.conflicts)
-    if outcome.state in ("conflict", "denied", "lost"):
-        record.message_post(body=outcome.message)
-    _logger.info(
-        "Delivery of %s %s, revision %s: %s",
-        record._name,
-        record.id,
-        outcome.revision,
-        outcome.state,
-    )
-    return True
-
-
-def _store_conflicts(record, conflicts):
-    record.conflict_ids.unlink()
-    record.conflict_ids.create(
-        [
-            {
-                "instance_id": record.id,
-                "field": conflict.field,
-                "manager": conflict.manager,
-                "operation": conflict.operation,
-                "since": naive(conflict.since),
-                "our_value": json.dumps(conflict.our_value, ensure_ascii=False),
-                "live_value": json.dumps(conflict.live_value, ensure_ascii=False),
-            }
-            for conflict in conflicts
-        ]
-    )
-
-
-def _store_reported_objects(records, by_id):
-    """Hand the objects that the cluster answered with to the sink: they have a status.
-
-    The watch may have seen a status before the record knew the object's uid.
-    """
-    for record in records:
-        if answered := by_id[record.id].object:
-            sink.ingest(
-                record.env, record.cluster_id.id, [sink.Report.from_object(answered)]
-            )
-
-
-def _trigger_cron(env, at):
-    env.ref("vworkspace_push.ir_cron_deliver")._trigger(at)

@@ -7,12 +7,15 @@ What the cluster said                 State        What happens next
 ====================================  ===========  ====================================
 stored it                             applied      nothing; the status will follow
 conflict with another field manager   conflict     a person decides
-refused by RBAC or admission          denied       a person changes intent or rights
+an object of that name exists         denied       a person imports it or renames
+refused by admission or schema        denied       a person changes the intent
+refused by RBAC                       denied       tried again slowly, or when granted
+no such namespace, or it is ending    denied       tried again slowly
 vanished, or replaced (other uid)     lost         a person decides; never re-created
-no such namespace                     denied       a person creates it, then deploys
 kinds not served                      failed       tried again, slowly
 wrong certificate or credential       failed       tried again slowly, or when replaced
-unreachable, 429, 5xx                 failed       tried again, with back-off
+unreachable, 429                      failed       tried again, with back-off
+5xx                                   failed       the same; after an hour a person
 ====================================  ===========  ====================================
 """
 
@@ -29,32 +32,35 @@ class Outcome:
     """The end of one attempt.
 
     :param retry_in: s until it is tried again; None: only when a person asks for it
+    :param object: as the cluster answered with it
+    :param duration: s that the attempt took
     """
 
-    record_id: int
-    revision: int
     state: str
+    reason: str = ""
     message: str = ""
     retry_in: float | None = None
     object: dict | None = None
     warnings: tuple[str, ...] = ()
     conflicts: tuple[FieldConflict, ...] = field(default=())
+    audit_id: str = ""
+    duration: float = 0.0
     credential_refused: bool = False
 
 
-def from_error(error: Exception, *, record_id, revision, attempts, deleting=False):
-    """Return the outcome that `error` amounts to, at the given number of attempts."""
+def from_error(error: Exception, *, attempts, deleting=False):
+    """Return the outcome that `error` amounts to, after that many attempts before."""
     state, retry_in = _classify(error, attempts)
     if deleting and state in ("denied", "failed", "conflict"):
         # It stays `deleting`: the wish to delete is not given up by a failure.
         state, retry_in = "deleting", retry_in or const.RETRY_MAX
     return Outcome(
-        record_id=record_id,
-        revision=revision,
         state=state,
+        reason=getattr(error, "reason", type(error).__name__),
         message=errors.describe(error),
         retry_in=retry_in,
         conflicts=getattr(error, "conflicts", ()),
+        audit_id=getattr(error, "audit_id", ""),
         credential_refused=isinstance(error, errors.Unauthorized),
     )
 
@@ -66,15 +72,28 @@ def _classify(error: Exception, attempts: int) -> tuple[str, float | None]:
         case errors.IdentityMismatch():
             return "lost", None
         case errors.NotFound(what="definition"):
-            return "failed", const.RETRY_SETTINGS
-        case errors.Denied() | errors.Forbidden() | errors.NotFound():
+            return "failed", jitter(const.RETRY_SETTINGS)
+        case errors.Forbidden() | errors.NotFound(what="namespace"):
+            return "denied", jitter(const.RETRY_SETTINGS)
+        case errors.Denied(reason="NamespaceTerminating"):
+            return "denied", jitter(const.RETRY_SETTINGS)
+        case errors.Denied() | errors.NotFound():
             return "denied", None
+        case errors.AlreadyExists(retryable=False):
+            return "denied", None
+        case errors.ServerFailed() if attempts + 1 >= const.MAX_SERVER_FAILURES:
+            return "failed", None
         case errors.KubeError(retryable=True):
             return "failed", back_off(attempts, at_least=error.retry_after)
-    return "failed", const.RETRY_SETTINGS
+    return "failed", jitter(const.RETRY_SETTINGS)
 
 
 def back_off(attempts: int, *, at_least: float | None = None) -> float:
     """Return the seconds to wait after that many failed attempts, with jitter."""
     longest = min(const.RETRY_MAX, const.RETRY_FIRST * 2 ** min(attempts, 16))
-    return max(at_least or 0.0, random.uniform(longest / 2, longest))  # noqa: S311
+    return max(at_least or 0.0, jitter(longest))
+
+
+def jitter(longest: float) -> float:
+    """Return between half of `longest` and all of it, so that retries spread."""
+    return random.uniform(longest / 2, longest)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The verbs: server-side apply, get, list, and delete guarded by uid.
+"""The verbs: server-side apply and what is built on it, get, list, guarded delete.
 
 An apply says what we own of an object and nothing else; repeating it changes nothing,
 so every failure may be retried (Kubernetes API: Server-Side Apply). A write to an
@@ -8,26 +8,43 @@ never created or changed by accident.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .connection import Cancellation, Connection, Response
 from .errors import (
+    AlreadyExists,
     Conflict,
+    Denied,
     Expired,
+    Forbidden,
     IdentityMismatch,
     InvalidResponse,
     KubeError,
     NotFound,
+    StaleVersion,
 )
-from .ownership import complete_conflicts
+from .ownership import (
+    MAX_CONFLICTS,
+    MAX_FIELD,
+    FieldConflict,
+    adoption,
+    complete_conflicts,
+)
 from .resources import FIELD_MANAGER, Resource, metadata_text, observe
 
 # JSON is YAML. With any other content type the server would do a merge patch, as a
 # manager of the same name that later conflicts with ours.
 APPLY_PATCH = "application/apply-patch+yaml"
+JSON_PATCH = "application/json-patch+json"
+# Nothing is ever owned by it: a JSON patch with our name, or with none (the server
+# takes it from the user agent), could leave an entry (Update) that conflicts with ours.
+ADOPTION_MANAGER = f"{FIELD_MANAGER}-adoption"
+NO_VERSION = "1"  # a resourceVersion that no object ever has
+TRIES = 3  # for an object that changes under our hands
 PAGE_SIZE = 500  # objects of one page of a list
 MAX_PAGES = 1_000
 
@@ -42,6 +59,10 @@ class Applied:
     generation: int
     created: bool
     warnings: tuple[str, ...]
+    audit_id: str  # of the request in the cluster's audit log, "" if it keeps none
+
+
+# === APPLY === #
 
 
 def apply(
@@ -50,18 +71,27 @@ def apply(
     manifest: Mapping[str, Any],
     *,
     uid: str | None,
+    resource_version: str | None = None,
     force: bool = False,
     dry_run: bool = False,
     timeout: float | None = None,
 ) -> Applied:
     """Apply `manifest` as the manager vworkspace-odoo.
 
-    :param uid: of the object as we know it; None only for the first delivery, which
-        creates it or joins the one that is there
+    The first delivery only ever creates. An apply has no precondition for that, but a
+    resourceVersion that no object has serves as one: it does not matter where there is
+    no object, and it is stale where there is one. The server compares it in the same
+    transaction in which it stores, so nothing slips between.
+
+    :param uid: of the object as we know it; None only for the first delivery
+    :param resource_version: with `uid`: only if this version is still stored
     :param force: take over fields that conflict
     :param dry_run: nothing is stored; admission and conflicts answer as for real
     :param timeout: s for the whole call
+    :raise AlreadyExists: `uid` is None and there is an object, in `live`; retryable
+        when that object could not be read
     :raise Conflict: completed with both values and the time of the rival's last write
+    :raise StaleVersion: another version than `resource_version` is stored
     :raise IdentityMismatch: no object with that uid
     :raise KubeError: the others of its kinds
     """
@@ -69,6 +99,8 @@ def apply(
     path = resource.path(metadata["name"], metadata.get("namespace"))
     if uid:
         metadata["uid"] = uid
+    if version := resource_version if uid else NO_VERSION:
+        metadata["resourceVersion"] = version
     query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
     if force:
         query["force"] = "true"
@@ -83,17 +115,49 @@ def apply(
             content_type=APPLY_PATCH,
             timeout=timeout,
         )
-    except Conflict as exc:
+    except (Conflict, StaleVersion, AlreadyExists) as exc:
         live = _live(connection, path, timeout=timeout)
-        # The server compares fields before uids: another object of this name that
-        # differs from ours is reported as a conflict.
-        if uid and observe(live).uid not in ("", uid):
-            raise IdentityMismatch(
-                "Another object has this name in the cluster now."
-            ) from exc
-        exc.conflicts = complete_conflicts(exc.conflicts, manifest=manifest, live=live)
+        if not uid and live is not None:
+            raise _already_exists(resource, metadata["name"], live, exc) from exc
+        # The server compares fields and versions before uids: another object of this
+        # name is reported as a conflict or as stale.
+        if observe(live).uid not in ("", uid):
+            raise _mismatch(live, exc) from exc
+        if isinstance(exc, Conflict):
+            exc.conflicts = complete_conflicts(
+                exc.conflicts, manifest=manifest, live=live or {}
+            )
         raise
     return _applied(response)
+
+
+def _already_exists(
+    resource: Resource, name: str, live: dict[str, Any], cause: KubeError | None = None
+) -> AlreadyExists:
+    return AlreadyExists(
+        f"The cluster has a {resource.kind} named {name} already.",
+        live=live,
+        retryable=not live,
+        **_request(cause),
+    )
+
+
+def _mismatch(
+    live: dict[str, Any] | None, cause: KubeError | None = None
+) -> IdentityMismatch:
+    return IdentityMismatch(
+        "Another object has this name in the cluster now."
+        if live
+        else "The object is not in the cluster any more.",
+        **_request(cause),
+    )
+
+
+def _request(cause: KubeError | None) -> dict[str, Any]:
+    """Return by which request an error became known that we tell in our own words."""
+    if cause is None:
+        return {}
+    return {"http_status": cause.http_status, "audit_id": cause.audit_id}
 
 
 def _applied(response: Response) -> Applied:
@@ -107,16 +171,26 @@ def _applied(response: Response) -> Applied:
         generation=seen.generation or 0,
         created=response.status == 201,
         warnings=response.warnings,
+        audit_id=response.audit_id,
     )
 
 
 def _live(
     connection: Connection, path: str, *, timeout: float | None
-) -> dict[str, Any]:
-    """Return the object for the words about a conflict; empty if that read fails."""
-    with suppress(KubeError):
+) -> dict[str, Any] | None:
+    """Return the object behind a 409: empty if that read fails, None if none is there.
+
+    A quota that many write at once answers 409 as well, without any object.
+    """
+    try:
         return _object(connection.request("GET", path, timeout=timeout))
-    return {}
+    except NotFound:
+        return None
+    except KubeError:
+        return {}
+
+
+# === GET, DELETE, LIST === #
 
 
 def get(
@@ -231,3 +305,219 @@ def _object(response: Response) -> dict[str, Any]:
     if not isinstance(response.data, dict):
         raise InvalidResponse("The server's answer is not an object.")
     return response.data
+
+
+# === DECIDED CONFLICTS === #
+
+
+def take_over(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str,
+    fields: Collection[str],
+    timeout: float | None = None,
+) -> Applied:
+    """Apply `manifest` and overwrite exactly the conflicts that were decided.
+
+    Force is all or nothing, so it is used only on the version of the object whose
+    conflicts are known to be among `fields`.
+
+    :param fields: paths of the decided conflicts, as `FieldConflict.field` has them
+    :param timeout: s for each request
+    :raise Conflict: there are others, or more than can be told; nothing was overwritten
+    :raise StaleVersion: the object changed between the two requests, TRIES times
+    :raise IdentityMismatch: no object with that uid
+    """
+    for _ in range(TRIES):
+        _live, version = _known(
+            connection, resource, manifest, uid=uid, timeout=timeout
+        )
+        attempt = partial(
+            apply,
+            connection,
+            resource,
+            manifest,
+            uid=uid,
+            resource_version=version,
+            timeout=timeout,
+        )
+        with suppress(StaleVersion):
+            try:
+                return attempt()  # stores nothing where there is a conflict
+            except Conflict as exc:
+                if not _all_decided(exc.conflicts, fields):
+                    raise
+            return attempt(force=True)
+    raise _kept_changing()
+
+
+def _kept_changing() -> StaleVersion:
+    return StaleVersion(f"The object was changed by others during {TRIES} attempts.")
+
+
+def _all_decided(conflicts: tuple[FieldConflict, ...], fields: Collection[str]) -> bool:
+    """Tell whether force would overwrite nothing but `fields`."""
+    may_be_cut = len(conflicts) >= MAX_CONFLICTS or any(
+        len(conflict.field) >= MAX_FIELD for conflict in conflicts
+    )
+    return not may_be_cut and all(conflict.field in fields for conflict in conflicts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a delivery would do."""
+
+    live: dict[str, Any] | None = None  # None: there is no object
+    result: dict[str, Any] | None = None  # with conflicts: what a take-over would give
+    created: bool = False
+    warnings: tuple[str, ...] = ()
+    conflicts: tuple[FieldConflict, ...] = ()
+    refusal: KubeError | None = None
+
+
+# What a person can change; all else means that there is no answer yet.
+REFUSALS = (Denied, Forbidden, NotFound, IdentityMismatch, AlreadyExists)
+
+
+def preview(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str | None,
+    timeout: float | None = None,
+) -> Preview:
+    """Return what `apply` would do; nothing is stored.
+
+    :param uid: as for `apply`. Where an object exists that we do not know, the refusal
+        says so, and the rest is what joining it would give
+    :param timeout: s for each request
+    :raise KubeError: no answer; refusals are in the result
+    """
+    metadata = manifest["metadata"]
+    name, namespace = metadata["name"], metadata.get("namespace")
+    live = None
+    try:
+        live = get(connection, resource, name, namespace, timeout=timeout)
+    except NotFound as exc:
+        if exc.what != "object":
+            return Preview(refusal=exc)
+    except REFUSALS as exc:
+        return Preview(refusal=exc)
+    found = observe(live).uid
+    if uid and found != uid:
+        return Preview(live=live, refusal=_mismatch(live))
+    refusal = None
+    if live is not None and not uid:
+        refusal = _already_exists(resource, name, live)
+    attempt = partial(
+        apply,
+        connection,
+        resource,
+        manifest,
+        uid=found or None,
+        dry_run=True,
+        timeout=timeout,
+    )
+    conflicts: tuple[FieldConflict, ...] = ()
+    try:
+        try:
+            applied = attempt()
+        except Conflict as exc:
+            conflicts = exc.conflicts
+            applied = attempt(force=True)
+    except REFUSALS as exc:
+        return Preview(live=live, conflicts=conflicts, refusal=refusal or exc)
+    return Preview(
+        live=live,
+        result=applied.object,
+        created=applied.created,
+        warnings=applied.warnings,
+        conflicts=conflicts,
+        refusal=refusal,
+    )
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """The object after an adoption, and which fields moved from whom."""
+
+    object: dict[str, Any]
+    moved: tuple[tuple[str, str], ...]  # field, the manager that had it
+    audit_id: str
+
+
+def adopt(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str,
+    timeout: float | None = None,
+) -> Adopted:
+    """Make fields of `manifest` ours that managers of Pull mode own; change no value.
+
+    :param timeout: s for each request
+    :raise StaleVersion: the object changed between the two requests, TRIES times
+    :raise IdentityMismatch: no object with that uid
+    """
+    metadata = manifest["metadata"]
+    path = resource.path(metadata["name"], metadata.get("namespace"))
+    seen, refused = "", None
+    for _ in range(TRIES):
+        live, version = _known(connection, resource, manifest, uid=uid, timeout=timeout)
+        if refused and version == seen:
+            raise refused
+        wanted = adoption(live, manifest)
+        if wanted is None:
+            return Adopted(object=live, moved=(), audit_id="")
+        try:
+            response = connection.request(
+                "PATCH",
+                path,
+                query={"fieldManager": ADOPTION_MANAGER},
+                body=list(wanted.patch),
+                content_type=JSON_PATCH,
+                timeout=timeout,
+            )
+        except (StaleVersion, Denied, NotFound) as exc:
+            # A failed test is answered 422 without a word about it: only the object,
+            # read again, tells whether it was that.
+            if exc.http_status not in (404, 409, 422):
+                raise
+            seen, refused = version, exc
+            continue
+        return Adopted(
+            object=_object(response), moved=wanted.moved, audit_id=response.audit_id
+        )
+    raise _kept_changing()
+
+
+def _known(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str,
+    timeout: float | None,
+) -> tuple[dict[str, Any], str]:
+    """Return the live object of that uid, and its resourceVersion.
+
+    :raise IdentityMismatch: it is not there, or another one is
+    """
+    metadata = manifest["metadata"]
+    name, namespace = metadata["name"], metadata.get("namespace")
+    try:
+        live = get(connection, resource, name, namespace, timeout=timeout)
+    except NotFound as exc:
+        if exc.what != "object":
+            raise
+        raise _mismatch(None, exc) from exc
+    version = metadata_text(live, "resourceVersion")
+    if not version:
+        raise InvalidResponse("The server's answer is not an object.")
+    if metadata_text(live, "uid") != uid:
+        raise _mismatch(live)
+    return live, version

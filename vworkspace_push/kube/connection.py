@@ -32,6 +32,7 @@ from .errors import (
     KubeError,
     Unauthorized,
     Unreachable,
+    audit_id,
     from_response,
     from_transport,
 )
@@ -103,6 +104,11 @@ class Response:
     data: Any  # JSON
     headers: Mapping[str, str]  # names in lower case
     warnings: tuple[str, ...]  # what the server remarks, meant for people
+
+    @property
+    def audit_id(self) -> str:
+        """What the cluster's audit log knows the request by; "" if it keeps none."""
+        return audit_id(self.headers.get("audit-id"))
 
 
 class Cancellation:

@@ -20,6 +20,7 @@ from . import ownership
 
 MAX_MESSAGE = 2_000  # characters
 MAX_CAUSES = 64
+MAX_AUDIT_ID = 64  # characters
 MAX_RETRY_AFTER = 60.0  # s
 
 
@@ -35,6 +36,7 @@ class KubeError(Exception):
     :param retryable: whether the same call may succeed later without a person
     :param retry_after: s that the server asks to wait, at most 60
     :param http_status: of the response, None without one
+    :param audit_id: of the request in the cluster's audit log, "" without one
     """
 
     default_reason: ClassVar[str] = "Failed"
@@ -50,6 +52,7 @@ class KubeError(Exception):
         retryable: bool | None = None,
         retry_after: float | None = None,
         http_status: int | None = None,
+        audit_id: str = "",
     ) -> None:
         self.message = bounded(message)
         self.reason = reason or self.default_reason
@@ -57,6 +60,7 @@ class KubeError(Exception):
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after = _capped(retry_after)
         self.http_status = http_status
+        self.audit_id = audit_id
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -184,10 +188,16 @@ class IdentityMismatch(KubeError):
 
 
 class AlreadyExists(KubeError):
-    """An object of this name exists."""
+    """An object of this name exists; `live` is that object, empty if not known."""
 
     default_reason = "AlreadyExists"
     default_hint = "Choose another name, or import the object that is there."
+
+    def __init__(
+        self, message: str, *, live: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.live = live or {}
 
 
 class NotFound(KubeError):
@@ -272,11 +282,13 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> KubeE
     """Return the error that a response other than 2xx stands for.
 
     :param status: of HTTP
-    :param headers: looked up as "Retry-After" and "Content-Type", so pass a mapping
-        that ignores case
+    :param headers: looked up as "Retry-After", "Content-Type" and "Audit-Id", so pass a
+        mapping that ignores case
     :param body: untrusted; a web page in it is never quoted
     """
-    return _classify(_read_response(status, headers, body))
+    error = _classify(_read_response(status, headers, body))
+    error.audit_id = audit_id(headers.get("Audit-Id"))
+    return error
 
 
 def from_status(status: Any) -> KubeError:
@@ -694,6 +706,12 @@ def bounded(value: Any, limit: int = MAX_MESSAGE) -> str:
         return ""
     text = _UNPRINTABLE.sub(" ", value[: limit + 1]).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def audit_id(value: Any) -> str:
+    """Return the value of an Audit-Id header, printable and cut; "" without one."""
+    text = value[:MAX_AUDIT_ID] if isinstance(value, str) else ""
+    return re.sub(r"[^\x21-\x7e]", "", text)
 
 
 def _seconds(value: Any) -> float | None:

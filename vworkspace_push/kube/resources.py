@@ -3,16 +3,21 @@
 Manifests carry only what Odoo owns (contract §7). What a cluster reports is
 untrusted: `observe` reads it into a bounded, typed value and never raises, and
 `health` derives from that value the one word which lists filter on.
+`read_application_instance` takes a manifest back to what it was built from.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from .strict_yaml import MAX_DEPTH
 
 FIELD_MANAGER = "vworkspace-odoo"
 
@@ -23,6 +28,33 @@ INSTANCE_LABEL = "app.vworkspace.io/application-instance"
 GATE_LABEL = ("managed-by", "vworkspace")
 ALLOWED_TYPES_ANNOTATION = "ops.vworkspace.io/allowed-types"
 CAPABILITY_PREFIX = "ops.vworkspace.io/"
+DATABASE_ANNOTATION = "push.vworkspace.io/database"
+RECORD_ANNOTATION = "push.vworkspace.io/record"
+
+MODES = ("managed", "placeholder")
+VALUES_SOURCES = ("inline", "secretRef", "configMapRef")
+CAPABILITIES = (
+    "backup",
+    "restore",
+    "upgrade",
+    "migration",
+    "runcommand",
+    "runbook",
+    "snapshot",
+    "replicate",
+    "quiesce",
+)
+OPERATION_TYPES = (
+    "Backup",
+    "Restore",
+    "Upgrade",
+    "Migration",
+    "RunCommand",
+    "Runbook",
+)
+OPERATION_ENGINES = ("velero", "workflow", "job", "helm", "volsync", "helmHookJob")
+OPERATION_PHASES = ("Pending", "Running", "Succeeded", "Failed", "Cancelled")
+FINAL_PHASES = ("Succeeded", "Failed", "Cancelled")
 
 SECRET_PLACEHOLDER = "<set via externalSecret>"  # noqa: S105 the text that is let pass
 
@@ -30,7 +62,11 @@ MAX_MESSAGE = 32_768  # characters of a condition's message (Kubernetes API conv
 MAX_REASON = 1_024  # characters of a condition's reason
 MAX_URL = 2_048  # characters
 MAX_TEXT = 253  # characters of a name and of what has no limit of its own
-MAX_ENTRIES = 64  # conditions, endpoints or labels of one object
+MAX_ENTRIES = 64  # conditions, endpoints, labels, … of one object
+MAX_OUTPUT = 2_048  # characters of one output of an operation
+MAX_VALUES = 1_000_000  # characters of the names and texts in chart values
+MAX_PATHS = 256  # paths of what a form has no field for
+MAX_PATH = 1_024  # characters of one such path
 MAX_GENERATION = 2**31 - 1  # a database integer
 
 
@@ -93,6 +129,8 @@ CLUSTER = Resource(
     namespaced=False,
 )
 
+WATCHED = (APPLICATION_INSTANCE, OPERATION)  # kinds whose objects are ours
+
 
 # === MANIFESTS === #
 
@@ -103,44 +141,148 @@ def application_instance(
     namespace: str,
     cluster_id: str,
     catalog_id: str,
-    chart: Mapping[str, str],
-    release_name: str,
-    values: Mapping[str, Any] | None,
+    mode: str = "managed",
+    chart: Mapping[str, str] | None = None,
+    release_name: str = "",
+    values_source: str = "inline",
+    values: Mapping[str, Any] | None = None,
+    values_ref: Mapping[str, str] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    capabilities: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Build the manifest of a managed instance with inline values (contract §1).
+    """Build the manifest of an instance (contract §1).
 
+    :param mode: managed, or placeholder: then chart, release and values are left out
     :param chart: `source_type` (oci or helm), `url`, `name`, `version`
+    :param values_source: inline, secretRef or configMapRef; decides whether `values`
+        or `values_ref` is sent
     :param values: chart values, sent as they are: a null in them is Helm's way to
         remove a chart's default
-    :return: only what Odoo owns: no status, no defaults. `spec.mode` is not
-        sent, since operators before v0.0.10 do not know it.
+    :param values_ref: `name` and `key` of a Secret or ConfigMap of the namespace
+    :param integrations: `external_secrets` and `cert_manager` (bool), `ingress_host`,
+        and `ingress` (bool) to switch it otherwise than by the host
+    :param capabilities: capability → engine, sent as annotations
+    :return: only what Odoo owns: no status, no defaults. `spec.mode` is sent for
+        placeholders alone, since operators before v0.0.10 do not know it.
     """
+    metadata = _metadata(name, namespace, cluster_id)
+    if capabilities:
+        metadata["annotations"] = {
+            f"{CAPABILITY_PREFIX}{capability}": engine
+            for capability, engine in capabilities.items()
+        }
+    spec: dict[str, Any] = {"appRef": {"catalogId": catalog_id}}
+    if mode == "managed":
+        chart = chart or {}
+        spec["chart"] = {
+            "sourceType": chart.get("source_type", ""),
+            "url": chart.get("url", ""),
+            "name": chart.get("name", ""),
+            "version": chart.get("version", ""),
+        }
+        spec["release"] = {"name": release_name, "namespace": namespace}
+        spec["values"] = _values(values_source, values or {}, values_ref or {})
+    else:
+        spec["mode"] = mode
+    if switched_on := _integrations(integrations or {}):
+        spec["integrations"] = switched_on
     return {
         "apiVersion": APPLICATION_INSTANCE.api_version,
         "kind": APPLICATION_INSTANCE.kind,
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {
-                MANAGED_BY_LABEL: MANAGED_BY_VALUE,
-                CLUSTER_ID_LABEL: cluster_id,
-            },
-        },
-        "spec": {
-            "appRef": {"catalogId": catalog_id},
-            "chart": {
-                "sourceType": chart["source_type"],
-                "url": chart["url"],
-                "name": chart["name"],
-                "version": chart["version"],
-            },
-            "release": {"name": release_name, "namespace": namespace},
-            "values": {
-                "source": "inline",
-                "inline": dict(values or {}),
-            },
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def _metadata(name: str, namespace: str, cluster_id: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": {
+            MANAGED_BY_LABEL: MANAGED_BY_VALUE,
+            CLUSTER_ID_LABEL: cluster_id,
         },
     }
+
+
+def _values(
+    source: str, inline: Mapping[str, Any], ref: Mapping[str, str]
+) -> dict[str, Any]:
+    sent: dict[str, Any] = {"source": source}
+    if source == "inline":
+        sent[source] = dict(inline)
+    elif source in VALUES_SOURCES:
+        sent[source] = {"name": ref.get("name", ""), "key": ref.get("key", "")}
+    return sent
+
+
+def _integrations(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    host = wanted.get("ingress_host") or ""
+    sent: dict[str, Any] = {}
+    if wanted.get("external_secrets"):
+        sent["externalSecrets"] = {"enabled": True}
+    if wanted.get("cert_manager"):
+        sent["certManager"] = {"enabled": True}
+    if wanted.get("ingress", bool(host)):
+        sent["ingress"] = {"enabled": True, "host": host}
+    return sent
+
+
+def operation(
+    *,
+    name: str,
+    namespace: str,
+    cluster_id: str,
+    target: str,
+    type_: str,
+    engine: str,
+    parameters: Mapping[str, Any] | None,
+    approval_required: bool,
+) -> dict[str, Any]:
+    """Build the manifest of an operation on an instance (contract §1 and §3).
+
+    :param target: the instance's name, in the same namespace
+    :return: only what Odoo owns; without `parameters` when there are none, and without
+        `approvals` when none is required
+    """
+    metadata = _metadata(name, namespace, cluster_id)
+    metadata["labels"][INSTANCE_LABEL] = target
+    spec: dict[str, Any] = {
+        "targetRef": {
+            "apiVersion": APPLICATION_INSTANCE.api_version,
+            "kind": APPLICATION_INSTANCE.kind,
+            "name": target,
+        },
+        "type": type_,
+        "engine": engine,
+    }
+    if parameters:
+        spec["parameters"] = dict(parameters)
+    if approval_required:
+        spec["approvals"] = {"required": True}
+    return {
+        "apiVersion": OPERATION.api_version,
+        "kind": OPERATION.kind,
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def signed(
+    manifest: Mapping[str, Any], *, database: str, record: str
+) -> dict[str, Any]:
+    """Return a copy of `manifest` that says whose it is.
+
+    :param database: identity of the Odoo database
+    :param record: identity of the record in it
+    """
+    metadata = _mapping(manifest.get("metadata"))
+    annotations = {
+        **_mapping(metadata.get("annotations")),
+        DATABASE_ANNOTATION: database,
+        RECORD_ANNOTATION: record,
+    }
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 # === CHECKS === #
@@ -167,6 +309,10 @@ _SEMVER = re.compile(
     re.ASCII,
 )
 _SCHEMES = {"oci": "oci", "helm": "https"}
+_DNS_NAME_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_DNS_NAME_LABEL}(\.{_DNS_NAME_LABEL})*")
+# apimachinery, IsConfigMapKey: no path of a volume may lead out of it
+_REF_KEY = re.compile(r"(?!\.\.)(?!\.\Z)[-._a-zA-Z0-9]+")
 _SECRET_KEY = re.compile(
     r"(.*(password|secret)|accesskey|secretkey|apikey|token)",
     re.IGNORECASE | re.DOTALL,
@@ -184,10 +330,32 @@ def check_application_instance(manifest: Mapping[str, Any]) -> list[Problem]:
     spec = _mapping(manifest.get("spec"))
     return [
         *_check_identity(metadata),
+        *_check_capabilities(_mapping(metadata.get("annotations"))),
         *_check_app_ref(_mapping(spec.get("appRef"))),
-        *_check_chart(_mapping(spec.get("chart"))),
-        *_check_release(_mapping(spec.get("release")), metadata.get("namespace")),
-        *_check_values(_mapping(spec.get("values"))),
+        *_check_mode(spec, metadata.get("namespace")),
+        *_check_integrations(_mapping(spec.get("integrations"))),
+    ]
+
+
+def check_operation(manifest: Mapping[str, Any]) -> list[Problem]:
+    """Return why admission would refuse `manifest`, as far as it can be known here.
+
+    Whether the parameters are those of a template, and all that needs the cluster (the
+    target, its capabilities, the conflict matrix), is left to others.
+    """
+    metadata = _mapping(manifest.get("metadata"))
+    spec = _mapping(manifest.get("spec"))
+    return [
+        *_check_identity(metadata),
+        *_check_target(_mapping(spec.get("targetRef"))),
+        *_check_choice(spec, "type", "operation's type", OPERATION_TYPES),
+        *_check_choice(spec, "engine", "operation's engine", OPERATION_ENGINES),
+        *_check_free_form(
+            spec.get("parameters", {}),
+            "spec.parameters",
+            what="parameters",
+            way_out=", or keep it in a Secret that the engine reads",
+        ),
     ]
 
 
@@ -212,6 +380,55 @@ def _check_identity(metadata: Mapping[str, Any]) -> Iterator[Problem]:
             "dots, begin and end with a letter or digit, and have at most 63 "
             "characters, because it is sent as a label.",
         )
+
+
+def _check_capabilities(annotations: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, engine in annotations.items():
+        if key.startswith(CAPABILITY_PREFIX) and not is_label_value(engine):
+            capability = key.removeprefix(CAPABILITY_PREFIX)
+            yield Problem(
+                f"metadata.annotations[{key}]",
+                f"The engine of the capability {capability} must be letters, digits, "
+                "hyphens, underscores and dots, begin and end with a letter or digit, "
+                "and have at most 63 characters.",
+            )
+
+
+def _check_mode(spec: Mapping[str, Any], namespace: Any) -> Iterator[Problem]:
+    mode = spec.get("mode", "managed")
+    if mode == "placeholder":
+        for key in ("chart", "release", "values"):
+            if key in spec:
+                yield Problem(
+                    f"spec.{key}", f"A placeholder has no {key}; leave it out."
+                )
+    elif mode == "managed":
+        yield from _check_chart(_mapping(spec.get("chart")))
+        yield from _check_release(_mapping(spec.get("release")), namespace)
+        yield from _check_values(_mapping(spec.get("values")))
+    else:
+        yield Problem("spec.mode", "The mode must be managed or placeholder.")
+
+
+def _check_target(target: Mapping[str, Any]) -> Iterator[Problem]:
+    name = target.get("name")
+    if not _is_text(name, _DNS_SUBDOMAIN, 253):
+        yield Problem("spec.targetRef.name", "Enter the name of the application.")
+    elif not is_label_value(name):
+        yield Problem(
+            "spec.targetRef.name",
+            "The application's name has more than 63 characters, and operations cannot "
+            "be asked for it, because they carry it as a label.",
+        )
+
+
+def _check_choice(
+    spec: Mapping[str, Any], key: str, what: str, choices: tuple[str, ...]
+) -> Iterator[Problem]:
+    if spec.get(key) not in choices:
+        *most, last = choices
+        listed = f"{', '.join(most)} or {last}"
+        yield Problem(f"spec.{key}", f"The {what} must be {listed}.")
 
 
 def _check_app_ref(app_ref: Mapping[str, Any]) -> Iterator[Problem]:
@@ -273,22 +490,70 @@ def _check_release(release: Mapping[str, Any], namespace: Any) -> Iterator[Probl
 
 
 def _check_values(values: Mapping[str, Any]) -> Iterator[Problem]:
-    if values.get("source") != "inline":
-        return  # the other sources hold a reference, which only the cluster can check
-    inline = values.get("inline")
-    if not isinstance(inline, Mapping):
+    source = values.get("source")
+    if source not in VALUES_SOURCES:
         yield Problem(
-            "spec.values.inline",
-            "The values must be a mapping of names to values.",
+            "spec.values.source",
+            "The source of the values must be inline, secretRef or configMapRef.",
         )
         return
-    for path in find_secret_material(inline):
+    for sibling in VALUES_SOURCES:
+        if sibling != source and sibling in values:
+            yield Problem(
+                f"spec.values.{sibling}",
+                f"Leave out {sibling}: the source of the values is {source}.",
+            )
+    if source == "inline":
+        yield from _check_free_form(
+            values.get("inline"),
+            "spec.values.inline",
+            what="inline values",
+            way_out=", or keep the values in a Secret of the namespace and refer to it",
+        )
+    else:
+        yield from _check_ref(values.get(source), f"spec.values.{source}")
+
+
+def _check_ref(ref: Any, path: str) -> Iterator[Problem]:
+    ref = _mapping(ref)
+    if not _is_text(ref.get("name"), _DNS_SUBDOMAIN, 253):
         yield Problem(
-            f"spec.values.inline.{path}",
-            f"{path} looks like a secret, and secrets are refused in inline values: "
-            "leave it empty, write "
-            f"{SECRET_PLACEHOLDER}, or keep the values in a Secret of the namespace "
-            "and refer to it.",
+            f"{path}.name",
+            "The name of the object that holds the values must be lower-case letters, "
+            "digits, hyphens and dots, begin and end with a letter or digit, and have "
+            "at most 253 characters.",
+        )
+    if not _is_text(ref.get("key"), _REF_KEY, 253):
+        yield Problem(
+            f"{path}.key",
+            "The key of the values must be letters, digits, hyphens, underscores and "
+            "dots, not begin with two dots, and have at most 253 characters.",
+        )
+
+
+def _check_free_form(
+    data: Any, path: str, *, what: str, way_out: str
+) -> Iterator[Problem]:
+    if not isinstance(data, Mapping):
+        yield Problem(
+            path, f"{what.capitalize()} must be a mapping of names to values."
+        )
+        return
+    for place in find_secret_material(data):
+        yield Problem(
+            f"{path}.{place}",
+            f"{place} looks like a secret, and secrets are refused in {what}: leave it "
+            f"empty, write {SECRET_PLACEHOLDER}{way_out}.",
+        )
+
+
+def _check_integrations(integrations: Mapping[str, Any]) -> Iterator[Problem]:
+    ingress = _mapping(integrations.get("ingress"))
+    if ingress.get("enabled") and not _is_text(ingress.get("host"), _DNS_NAME, 253):
+        yield Problem(
+            "spec.integrations.ingress.host",
+            "The ingress needs a host: a DNS name of lower-case letters, digits, "
+            "hyphens and dots, such as app.example.com.",
         )
 
 
@@ -297,13 +562,17 @@ def find_secret_material(values: Any) -> list[str]:
 
     :return: paths such as "auth.password" or "users[0].token", in document order
     """
-    return [
-        path
-        for path, key, text in _string_leaves(values)
-        if text.strip()
-        and text != SECRET_PLACEHOLDER
-        and (_SECRET_KEY.fullmatch(key) or _PRIVATE_KEY.match(text))
-    ]
+    return [path for path, key, text in _string_leaves(values) if is_secret(key, text)]
+
+
+def is_secret(key: str, text: str) -> bool:
+    """Tell whether admission takes `text` under the name `key` for a secret.
+
+    Empty text and the placeholder are none.
+    """
+    if not text.strip() or text == SECRET_PLACEHOLDER:
+        return False
+    return bool(_SECRET_KEY.fullmatch(key) or _PRIVATE_KEY.match(text))
 
 
 def _string_leaves(values: Any) -> Iterator[tuple[str, str, str]]:
@@ -351,6 +620,144 @@ def _has_scheme(url: Any, scheme: str) -> bool:
         return False
 
 
+# === READING BACK === #
+
+
+def read_application_instance(obj: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments for `application_instance` that describe `obj`.
+
+    Never raises, whatever a cluster sent: what has a wrong type, or is longer than a
+    form takes, reads as empty.
+
+    :return: the keyword arguments, all of them, and the paths such as ".spec.extra" of
+        what they do not describe: applied by us, the object would not keep it
+    """
+    obj = _mapping(obj)
+    metadata = _mapping(obj.get("metadata"))
+    spec = _mapping(obj.get("spec"))
+    values = _mapping(spec.get("values"))
+    source = _choice(values.get("source"), VALUES_SOURCES)
+    inline = values.get("inline") if source == "inline" else None
+    ref = _mapping(values.get(source) if source != "inline" else None)
+    arguments = {
+        "name": _exact(metadata.get("name")),
+        "namespace": _exact(metadata.get("namespace"), 63),
+        "cluster_id": _exact(
+            _mapping(metadata.get("labels")).get(CLUSTER_ID_LABEL), 63
+        ),
+        "catalog_id": _exact(_mapping(spec.get("appRef")).get("catalogId"), MAX_URL),
+        "mode": _choice(spec.get("mode"), MODES),
+        "chart": _read_chart(_mapping(spec.get("chart"))),
+        "release_name": _exact(_mapping(spec.get("release")).get("name")),
+        "values_source": source,
+        "values": dict(inline)
+        if isinstance(inline, Mapping) and _is_plain(inline)
+        else {},
+        "values_ref": {"name": _exact(ref.get("name")), "key": _exact(ref.get("key"))},
+        "integrations": _read_integrations(_mapping(spec.get("integrations"))),
+        "capabilities": _read_capabilities(_mapping(metadata.get("annotations"))),
+    }
+    return arguments, list(islice(_left_over(obj.get("spec"), arguments), MAX_PATHS))
+
+
+def _read_chart(chart: Mapping[str, Any]) -> dict[str, str]:
+    source = chart.get("sourceType")
+    return {
+        "source_type": source if source in ("oci", "helm") else "",
+        "url": _exact(chart.get("url"), MAX_URL),
+        "name": _exact(chart.get("name"), MAX_URL),
+        "version": _exact(chart.get("version")),
+    }
+
+
+def _read_integrations(integrations: Mapping[str, Any]) -> dict[str, Any]:
+    external_secrets, cert_manager, ingress = (
+        _mapping(integrations.get(key))
+        for key in ("externalSecrets", "certManager", "ingress")
+    )
+    on = ingress.get("enabled") is True
+    return {
+        "external_secrets": external_secrets.get("enabled") is True,
+        "cert_manager": cert_manager.get("enabled") is True,
+        "ingress": on,
+        "ingress_host": _exact(ingress.get("host")) if on else "",
+    }
+
+
+def _read_capabilities(annotations: Mapping[str, Any]) -> dict[str, str]:
+    engines = {
+        capability: _exact(annotations.get(f"{CAPABILITY_PREFIX}{capability}"), 63)
+        for capability in CAPABILITIES
+    }
+    return {capability: engine for capability, engine in engines.items() if engine}
+
+
+def _left_over(spec: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths in `spec` that a manifest of `arguments` would not have."""
+    rebuilt = application_instance(**arguments)["spec"]
+    off: dict[str, dict[str, Any]] = {
+        "externalSecrets": {"enabled": False},
+        "certManager": {"enabled": False},
+        "ingress": {"enabled": False, "host": ""},
+    }
+    known = {
+        "mode": "managed",
+        **rebuilt,
+        "integrations": {**off, **rebuilt.get("integrations", {})},
+    }
+    stack: list[tuple[str, Any, Any]] = [(".spec", spec, known)]
+    while stack:
+        path, value, expected = stack.pop()
+        if value is None or value == expected:
+            continue
+        if not (isinstance(value, Mapping) and isinstance(expected, Mapping)):
+            yield _text(path, MAX_PATH)
+        elif path == ".spec.values.inline":
+            yield path
+        else:
+            stack.extend(
+                (f"{path}.{key}", item, expected.get(key))
+                for key, item in reversed(list(value.items()))
+            )
+
+
+def _is_plain(values: Any) -> bool:
+    """Tell whether a form can hold `values`: plain JSON, not deep, not big."""
+    size = 0
+    stack: list[tuple[int, Any]] = [(1, values)]
+    while stack:
+        depth, value = stack.pop()
+        texts: list[Any] = [value] if isinstance(value, str) else []
+        if isinstance(value, Mapping):
+            texts = list(value)
+            stack.extend((depth + 1, item) for item in value.values())
+        elif isinstance(value, list):
+            stack.extend((depth + 1, item) for item in value)
+        elif not _is_scalar(value):
+            return False
+        if depth > MAX_DEPTH or any(_exact(text, MAX_VALUES) != text for text in texts):
+            return False
+        size += 1 + sum(map(len, texts))
+        if size > MAX_VALUES:
+            return False
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (str, int))
+
+
+def _choice(value: Any, choices: tuple[str, ...]) -> str:
+    return value if isinstance(value, str) and value in choices else choices[0]
+
+
+def _exact(value: Any, limit: int = MAX_TEXT) -> str:
+    """Return a text as it is, or "": a changed one would name something else."""
+    return value if _text(value, limit) == value else ""
+
+
 # === OBSERVED STATE === #
 
 
@@ -393,6 +800,15 @@ class Observed:
     helm_release: str | None  # its name
     last_applied_chart: Mapping[str, str] | None
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
+    kind: str = ""
+    # What only operations report:
+    phase: str = ""  # one of OPERATION_PHASES
+    started_at: datetime | None = None  # aware, UTC
+    finished_at: datetime | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    logs_url: str = ""  # http or https
 
     @property
     def is_current(self) -> bool:
@@ -403,6 +819,8 @@ class Observed:
 
     @property
     def health(self) -> str:
+        if self.kind == OPERATION.kind:
+            return operation_health(self)
         return health(self)
 
     def condition(self, type_: str) -> Condition | None:
@@ -415,16 +833,20 @@ class Observed:
         return None
 
 
-def observe(obj: Any) -> Observed:
+def observe(obj: Any, kind: str | None = None) -> Observed:
     """Read an object that a cluster sent; what has a wrong type reads as absent.
 
     Never raises. Text is cut to the limits of the Kubernetes API conventions and
     cleared of what a database refuses (NUL, lone surrogates).
+
+    :param kind: what it is, where the object may not say so, as the items of a list
     """
     obj = _mapping(obj)
     metadata = _mapping(obj.get("metadata"))
     status = _mapping(obj.get("status"))
     chart = _mapping(status.get("lastAppliedChart"))
+    logs_url = _mapping(status.get("logsRef")).get("url")
+    phase = status.get("phase")
     return Observed(
         uid=_text(metadata.get("uid")),
         name=_text(metadata.get("name")),
@@ -443,7 +865,15 @@ def observe(obj: Any) -> Observed:
         }
         if chart
         else None,
-        labels=_labels(metadata.get("labels")),
+        labels=_texts(metadata.get("labels")),
+        annotations=_texts(metadata.get("annotations")),
+        finalizers=_finalizers(metadata.get("finalizers")),
+        kind=kind or _text(obj.get("kind")),
+        phase=phase if phase in OPERATION_PHASES else "",
+        started_at=_time(status.get("startedAt")),
+        finished_at=_time(status.get("finishedAt")),
+        outputs=_texts(status.get("outputs"), MAX_OUTPUT),
+        logs_url=_text(logs_url, MAX_URL) if _is_link(logs_url) else "",
     )
 
 
@@ -492,6 +922,39 @@ _HEALTH_RULES: tuple[tuple[str, Mapping[str, tuple[str | None, ...]]], ...] = (
     ("ready", {"Ready": ("True",)}),
     ("progressing", {"Reconciling": ("True",)}),
 )
+
+
+def operation_health(observed: Observed) -> str:
+    """Derive one word from an operation's phase; the first row that fits decides.
+
+    =============  ==========================================================
+    deleting       deletionTimestamp is set: the API server's own word
+    ready          phase Succeeded
+    failed         phase Failed
+    suspended      phase Cancelled
+    blocked        Blocked=True: it waits for something, such as an approval
+    progressing    phase Pending or Running
+    unknown        no phase
+    =============  ==========================================================
+
+    An operation's status carries no observedGeneration (contract §1), so none is asked
+    for; a condition whose own one lags counts as absent.
+    """
+    if observed.deletion_timestamp:
+        return "deleting"
+    blocked = observed.condition("Blocked")
+    if blocked and blocked.status == "True" and observed.phase not in FINAL_PHASES:
+        return "blocked"
+    return _PHASE_HEALTH.get(observed.phase, "unknown")
+
+
+_PHASE_HEALTH = {
+    "Pending": "progressing",
+    "Running": "progressing",
+    "Succeeded": "ready",
+    "Failed": "failed",
+    "Cancelled": "suspended",
+}
 
 
 def newer(version: str, than: str | None) -> bool:
@@ -555,9 +1018,16 @@ def _entries(value: Any) -> Iterator[Mapping[str, Any]]:
         yield from (item for item in value[:MAX_ENTRIES] if isinstance(item, Mapping))
 
 
-def _labels(value: Any) -> dict[str, str]:
-    pairs = list(_mapping(value).items())[:MAX_ENTRIES]
-    return {_text(key, 317): _text(text) for key, text in pairs}
+def _finalizers(value: Any) -> tuple[str, ...]:
+    items = value[:MAX_ENTRIES] if isinstance(value, list) else ()
+    return tuple(_text(item) for item in items if isinstance(item, str))
+
+
+def _texts(value: Any, limit: int = MAX_TEXT) -> dict[str, str]:
+    """Read a mapping of texts; our own annotations are never crowded out."""
+    pairs = [(k, text) for k, text in _mapping(value).items() if isinstance(text, str)]
+    pairs.sort(key=lambda pair: pair[0] not in (DATABASE_ANNOTATION, RECORD_ANNOTATION))
+    return {_text(key, 317): _text(text, limit) for key, text in pairs[:MAX_ENTRIES]}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -4,18 +4,42 @@ One document, no aliases (a few lines of them expand to gigabytes), no tags, no
 duplicate keys (the first would be lost without a word), bounded depth. Dates stay the
 text that was written, since JSON has none. Keys become strings, as Helm's own reader
 makes them.
+
+libyaml's parser reads it where PyYAML has it, PyYAML's own elsewhere, which is many
+times slower, refuses tabs between tokens, and has other words for what it cannot read.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import yaml
 
 MAX_DEPTH = 64
+MAX_SHOWN = 100  # characters of what is named in an error
+
+_PARSER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
+
+_WORDS = {word: None for word in ("", "~", "null", "Null", "NULL")} | {
+    form: value
+    for words, value in (("yes true on", True), ("no false off", False))
+    for word in words.split()
+    for form in (word, word.capitalize(), word.upper())
+}
+# YAML 1.1's numbers without those in base 60: 12:30 is text, as Helm reads it.
+_INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)")
+_FLOAT = re.compile(
+    r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?"
+    r"|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"
+)
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_HIGH = "(?:u|U0000)([dD][89abAB][0-9a-fA-F]{2})"
+_LOW = "(?:u|U0000)([dD][c-fC-F][0-9a-fA-F]{2})"
+_SURROGATE = re.compile(rf"\\(?:{_HIGH}|{_LOW})")
+_ESCAPE = re.compile(rf"\\(?:{_HIGH}\\{_LOW}|{_HIGH}|{_LOW}|.)", re.DOTALL)
 
 
 class YamlError(ValueError):
@@ -27,108 +51,153 @@ def load_yaml(text: str) -> Any:
 
     :raise YamlError: without a full stop, to be put into a sentence
     """
+    text = text.lstrip("\ufeff")  # byte order marks
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 a SafeLoader
+        yaml.reader.Reader(text)  # raises at control characters and surrogates
+        return _build(_with_whole_characters(text))
     except yaml.MarkedYAMLError as exc:
-        raise YamlError(_problem(exc)) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        detail = str(exc).splitlines()[0] if str(exc) else "it is nested too deep"
-        raise YamlError(detail) from None
+        problem = (exc.problem or exc.context or "it cannot be read").strip()
+        mark = exc.problem_mark or exc.context_mark
+        where = _position(text, mark.index) if mark else ""
+        raise YamlError(f"{problem}{where}") from None
+    except yaml.reader.ReaderError as exc:
+        problem = str(exc).splitlines()[0]
+        raise YamlError(f"{problem}{_position(text, exc.position)}") from None
 
 
-def _problem(exc: yaml.MarkedYAMLError) -> str:
-    problem = (exc.problem or exc.context or "it cannot be read").strip()
-    mark = exc.problem_mark or exc.context_mark
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{problem}{where}"
+def _position(text: str, index: int) -> str:
+    # Not the marks' own: libyaml puts the end of the text on a line of its own.
+    lines = _BREAK.split(text[:index])
+    return f" (line {len(lines)}, column {len(lines[-1]) + 1})"
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader without aliases, tags and timestamps, with a bound on depth."""
+def _refuse(event: Any, problem: str) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
-    _depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call] # no stub
-        mark: Any = event.start_mark
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not accepted", mark
-            )
-        if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(
-                None, None, f"tags ({event.tag}) are not accepted", mark
-            )
-        if self._depth >= MAX_DEPTH:
-            raise yaml.composer.ComposerError(
-                None, None, f"it is nested deeper than {MAX_DEPTH}", mark
-            )
-        self._depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
+def _build(text: str) -> Any:
+    """Return the document's data, built without recursion from what the parser sees."""
+    document: list[Any] = []
+    holder: Any = document
+    outer: list[Any] = []
+    key: str | None = None  # of a mapping, waiting for its value
+    anchors: set[str] = set()
+    for event in yaml.parse(text, Loader=_PARSER):
+        if isinstance(event, yaml.NodeEvent):
+            _check_node(event, len(outer), anchors)
+            if isinstance(holder, dict) and key is None:
+                key = _key(event, holder)
+                continue
+            value = _value(event)
+            if key is None:
+                holder.append(value)
+            else:
+                holder[key] = value
+                key = None
+            if isinstance(event, yaml.CollectionStartEvent):
+                outer.append(holder)
+                holder = value
+        elif isinstance(event, yaml.CollectionEndEvent):
+            holder = outer.pop()
+        elif isinstance(event, yaml.DocumentStartEvent) and document:
+            _refuse(event, "but found another document")
+    return document[0] if document else None
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        mapping: dict[Hashable, Any] = {}
-        for key_node, value_node in node.value:
-            key = self._key(key_node)
-            if key in mapping:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'the key "{key}" is there twice', key_node.start_mark
-                )
-            mapping[key] = self.construct_object(value_node, deep=True)
-        return mapping
 
-    def _key(self, node: Any) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be plain text", node.start_mark
-            )
-        return self.construct_yaml_str(node)
+def _check_node(event: Any, depth: int, anchors: set[str]) -> None:
+    if isinstance(event, yaml.AliasEvent):
+        _refuse(event, "aliases (*name) are not accepted")
+    if event.tag is not None:
+        _refuse(event, f"tags ({_shown(event.tag)}) are not accepted")
+    if depth >= MAX_DEPTH:
+        _refuse(event, f"it is nested deeper than {MAX_DEPTH}")
+    if event.anchor is not None:
+        if event.anchor in anchors:
+            _refuse(event, f"the anchor &{_shown(event.anchor)} is there twice")
+        anchors.add(event.anchor)
 
-    def construct_yaml_str(self, node: Any) -> str:
-        """Join what JSON escapes as surrogate pairs; YAML has no such escapes."""
-        try:
-            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
-        except UnicodeDecodeError:
-            raise yaml.constructor.ConstructorError(
-                None, None, "half of a surrogate pair is no text", node.start_mark
-            ) from None
 
-    def construct_yaml_float(self, node: Any) -> float:
-        value = super().construct_yaml_float(node)
+def _key(event: Any, mapping: dict[str, Any]) -> str:
+    if not isinstance(event, yaml.ScalarEvent):
+        _refuse(event, "a key must be plain text")
+    key = str(event.value)
+    if key in mapping:
+        _refuse(event, f'the key "{_shown(key)}" is there twice')
+    return key
+
+
+def _value(event: Any) -> Any:
+    if isinstance(event, yaml.MappingStartEvent):
+        return {}
+    if isinstance(event, yaml.SequenceStartEvent):
+        return []
+    text = event.value
+    if not event.implicit[0]:  # quoted, or a block of text
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if text in ("<<", "="):  # YAML 1.1's merge and default value
+        _refuse(event, f"{text} must be in quotes")
+    if text[0] not in "-+.0123456789":
+        return text
+    try:
+        return _number(text)
+    except ValueError:
+        _refuse(event, f"{_shown(text)} is not a number in JSON")
+
+
+def _number(text: str) -> int | float | str:
+    """Return the number in `text`, or `text` if there is none.
+
+    :raise ValueError: JSON cannot hold it
+    """
+    if _INT.fullmatch(text):
+        digits = text.replace("_", "")
+        unsigned = digits.lstrip("-+")
+        octal = unsigned[0] == "0" and not unsigned[1:2].isalpha()
+        number = int(digits, 8 if octal else 0)
+        str(
+            number
+        )  # raises where json.dumps would: binary digits have no limit, 10's do
+        return number
+    if _FLOAT.fullmatch(text):
+        value = float(text.replace("_", ""))  # raises at .inf and .nan
         if not math.isfinite(value):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{node.value} is not a number in JSON", node.start_mark
-            )
+            raise ValueError
         return value
+    return text
 
 
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, regexp)
-        for tag, regexp in resolvers
-        if tag.rpartition(":")[2] not in ("timestamp", "int", "float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-# YAML 1.1's numbers without those in base 60: 12:30 is text, as Helm reads it.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
-    list("-+0123456789"),
-)
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?"
-        r"|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-_StrictLoader.add_constructor(
-    "tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float
-)
-_StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_yaml_str)
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _StrictLoader.construct_mapping)
+def _with_whole_characters(text: str) -> str:
+    """Return `text`, as long as it was, with what JSON escapes in two halves in one.
+
+    YAML has no escapes of surrogates, and libyaml refuses them.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    parts, done = [], 0
+    event: Any
+    # Only a parser knows what is in double quotes: it is shown others in their places.
+    masked = _SURROGATE.sub(lambda match: match[0][:-4] + "0020", text)
+    for event in yaml.parse(masked, Loader=_PARSER):
+        if isinstance(event, yaml.ScalarEvent) and event.style == '"':
+            start, end = event.start_mark.index, event.end_mark.index
+            whole = _ESCAPE.sub(partial(_whole, event), text[start:end])
+            parts += [text[done:start], whole.ljust(end - start)]
+            done = end
+    return "".join([*parts, text[done:]])
+
+
+def _whole(event: Any, escape: re.Match[str]) -> str:
+    high, low, *halves = escape.groups()
+    if any(halves):
+        _refuse(event, "half of a surrogate pair is no text")
+    if not high:
+        return escape[0]
+    joined = bytes.fromhex(high + low).decode("utf-16-be")
+    return f"\\U{ord(joined):08x}"
+
+
+def _shown(text: str) -> str:
+    shown = "".join(c if c.isprintable() else " " for c in text[:MAX_SHOWN])
+    return shown if len(text) <= MAX_SHOWN else f"{shown}…"

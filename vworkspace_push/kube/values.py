@@ -5,6 +5,8 @@ What YAML is accepted is the strict reader's choice: no aliases, tags or duplica
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from typing import Any
 
 from .strict_yaml import YamlError, load_yaml
@@ -34,6 +36,41 @@ def parse_values(text: str, *, max_bytes: int = 1_000_000) -> dict[str, Any]:
             f'"replicas: 2", not a {_kind(data)}.'
         )
     return data
+
+
+def edit_values(text: str, path: Sequence[str | int], value: Any) -> str:
+    """Return `text` with one value set, its comments and order kept.
+
+    :param text: values as `parse_values` accepts them
+    :param path: keys and indexes down to the value; missing maps are made
+    :raise ValuesError: the path leads through something that is no map or list
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    parse_values(text)  # what the strict reader refuses is not edited either
+    editor = YAML()  # round trip
+    editor.preserve_quotes = True
+    editor.width = 10_000
+    try:
+        document = editor.load(text) or {}
+        _set(document, path, value)
+        written = io.StringIO()
+        editor.dump(document, written)
+    except (YAMLError, KeyError, IndexError, TypeError) as exc:
+        shown = ".".join(map(str, path))
+        raise ValuesError(f"{shown} cannot be set in the values.") from exc
+    return written.getvalue()
+
+
+def _set(document: Any, path: Sequence[str | int], value: Any) -> None:
+    holder = document
+    for step in path[:-1]:
+        if isinstance(holder, dict) and step not in holder:
+            holder[step] = {}
+        holder = holder[step]
+    if not isinstance(holder, (dict, list)):
+        raise TypeError
+    holder[path[-1]] = value
 
 
 def _kind(data: Any) -> str:

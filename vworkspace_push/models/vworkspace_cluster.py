@@ -6,6 +6,7 @@ from odoo.exceptions import UserError, ValidationError
 
 from .. import const, sealing, settings
 from ..connections import connections
+from ..delivery import deliver
 from ..kube import access, connection, resources
 from ..kube.address import AddressPolicy
 from ..kube.errors import KubeError, Unauthorized, describe
@@ -72,6 +73,24 @@ class VworkspaceCluster(models.Model):
         "http://proxy.example.com:3128. The environment's proxies are not used.",
     )
     is_test = fields.Boolean(string="Test Cluster")
+    is_production = fields.Boolean(
+        string="Production Cluster",
+        tracking=True,
+        help="Deleting something there asks for its name.",
+    )
+    is_paused = fields.Boolean(
+        string="Deliveries Paused",
+        readonly=True,
+        copy=False,
+        tracking=True,
+        help="Nothing is sent to the cluster until it is resumed.",
+    )
+    heals_drift = fields.Boolean(
+        string="Heal Drift",
+        tracking=True,
+        help="When somebody overwrites a field that Odoo applied, Odoo takes it back "
+        "by itself. Each application can decide otherwise.",
+    )
     insecure = fields.Boolean(
         string="Do Not Check the Certificate",
         tracking=True,
@@ -100,6 +119,28 @@ class VworkspaceCluster(models.Model):
     instance_ids = fields.One2many("vworkspace.application.instance", "cluster_id")
     instance_count = fields.Integer(compute="_compute_instance_counts")
     unwell_count = fields.Integer(compute="_compute_instance_counts")
+
+    # Whether deliveries go through
+    lane_ids = fields.One2many("vworkspace.delivery.lane", "cluster_id")
+    lane_state = fields.Selection(
+        [
+            ("open", "Go through"),
+            ("paused", "Paused"),
+            ("waiting", "Waiting for the cluster"),
+        ],
+        compute="_compute_lane",
+        string="Deliveries",
+    )
+    lane_message = fields.Char(compute="_compute_lane")
+    lane_retry_at = fields.Datetime(compute="_compute_lane", string="Tried Again At")
+    waiting_count = fields.Integer(
+        compute="_compute_instance_counts", string="Waiting to Be Delivered"
+    )
+    foreign_count = fields.Integer(
+        compute="_compute_instance_counts",
+        string="Written by Another Odoo",
+        help="Applications here that another Odoo database wrote after ours.",
+    )
 
     # What the last test saw
     check_state = fields.Selection(
@@ -156,6 +197,26 @@ class VworkspaceCluster(models.Model):
             cluster.instance_count = sum(counts.values())
             cluster.unwell_count = sum(
                 counts.get(health, 0) for health in ("failed", "degraded", "blocked")
+            )
+            mine = [("cluster_id", "=", cluster._origin.id)]
+            instances = self.env["vworkspace.application.instance"]
+            cluster.foreign_count = instances.search_count(
+                [*mine, ("foreign_database", "!=", False)]
+            )
+            cluster.waiting_count = instances.search_count(
+                [*mine, ("delivery_state", "in", ("pending", "failed", "deleting"))]
+            )
+
+    @api.depends("lane_ids.retry_at", "lane_ids.message", "is_paused")
+    def _compute_lane(self):
+        now = fields.Datetime.now()
+        for cluster in self:
+            lane = cluster.sudo().lane_ids[:1]
+            held = bool(lane.retry_at and (lane.retry_at > now or lane.failures))
+            cluster.lane_retry_at = held and lane.retry_at
+            cluster.lane_message = held and lane.message
+            cluster.lane_state = (
+                "paused" if cluster.is_paused else "waiting" if held else "open"
             )
 
     @api.depends("lease_ids.expires_at", "lease_ids.state", "lease_ids.message")
@@ -298,6 +359,33 @@ class VworkspaceCluster(models.Model):
         self._store_check("ok", message)
         return self._notification("success", message)
 
+    def action_pause(self):
+        """Hold back all deliveries to these clusters until they are resumed."""
+        self.check_access("write")
+        clusters = self.filtered(lambda c: not c.is_paused)
+        clusters._writer().write({"is_paused": True})
+        clusters._audit("pause")
+        return True
+
+    def action_resume(self):
+        """Deliver again what was held back."""
+        self.check_access("write")
+        clusters = self.filtered("is_paused")
+        clusters._writer().write({"is_paused": False})
+        clusters._audit("resume")
+        self.env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger()
+        return True
+
+    def action_open_audit(self):
+        """Show what was done to these clusters."""
+        self.check_access("read")
+        action = self.env["ir.actions.act_window"]._for_xml_id(
+            "vworkspace_push.vworkspace_audit_entry_action"
+        )
+        action["domain"] = [("cluster_id", "in", self.ids)]
+        action["context"] = {}
+        return action
+
     def action_open_instances(self):
         self.ensure_one()
         self.check_access("read")
@@ -306,6 +394,17 @@ class VworkspaceCluster(models.Model):
         )
         action["domain"] = [("cluster_id", "=", self.id)]
         action["context"] = {"default_cluster_id": self.id}
+        return action
+
+    def action_open_import(self):
+        """Compare the cluster with Odoo, to import what only the cluster has."""
+        self.ensure_one()
+        return self.env["vworkspace.import.wizard"]._open_for(self)
+
+    def action_open_foreign_instances(self):
+        """Show the applications that another Odoo database wrote."""
+        action = self.action_open_instances()
+        action["domain"] = [*action["domain"], ("foreign_database", "!=", False)]
         return action
 
     def action_open_unwell_instances(self):
@@ -378,8 +477,27 @@ class VworkspaceCluster(models.Model):
         """Make every process use the new settings, and try what failed at once."""
         for cluster in self:
             cluster._writer().connection_version += 1
-        self.env["vworkspace.application.instance"]._retry_failed(self)
+        self.sudo().lane_ids.unlink()  # what it waited for may be mended
+        for model in deliver.MODELS:
+            self.env[model]._retry_failed(self)
         self._notify_processes()
+
+    def _audit(self, action, *, outcome="done", reason=""):
+        self.env["vworkspace.audit.entry"]._add(
+            [
+                {
+                    "company_id": cluster.company_id.id,
+                    "res_model": self._name,
+                    "res_id": cluster.id,
+                    "res_name": cluster.name,
+                    "cluster_id": cluster.id,
+                    "action": action,
+                    "outcome": outcome,
+                    "reason": reason or None,
+                }
+                for cluster in self
+            ]
+        )
 
     def _notify_processes(self):
         for cluster in self:

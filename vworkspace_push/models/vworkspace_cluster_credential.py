@@ -32,7 +32,6 @@ class VworkspaceClusterCredential(models.Model):
     _description = "Cluster Credential"
     _inherit = ["vworkspace.protected.mixin"]
     _order = "id desc"
-    _rec_name = "summary"
 
     cluster_id = fields.Many2one(
         "vworkspace.cluster", required=True, ondelete="cascade", index=True
@@ -87,6 +86,17 @@ class VworkspaceClusterCredential(models.Model):
                 SQL.identifier(self._table),
             )
         )
+
+    # === COMPUTE METHODS === #
+
+    @api.depends("kind", "subject")
+    def _compute_display_name(self):
+        kinds = dict(self._fields["kind"]._description_selection(self.env))
+        for credential in self:
+            label = f"{kinds.get(credential.kind, '')} #{credential.id}"
+            if credential.subject:
+                label += f" ({credential.subject})"
+            credential.display_name = label
 
     # === BUSINESS METHODS === #
 

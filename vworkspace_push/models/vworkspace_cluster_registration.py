@@ -158,6 +158,7 @@ class VworkspaceClusterRegistration(models.Model):
 
     _protected_fields = frozenset(
         {
+            "is_paused",
             *("state", "state_message", "connection_version"),
             *("presented_certificates", "presented_summary"),
             *("verification_state", "verification_requested_at", "verified_at"),

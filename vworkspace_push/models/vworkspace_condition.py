@@ -8,12 +8,11 @@ class VworkspaceCondition(models.Model):
     _rec_name = "type"
 
     instance_id = fields.Many2one(
-        "vworkspace.application.instance",
-        required=True,
-        ondelete="cascade",
-        index=True,
+        "vworkspace.application.instance", ondelete="cascade", index="btree_not_null"
     )
-    company_id = fields.Many2one(related="instance_id.company_id")
+    operation_id = fields.Many2one(
+        "vworkspace.operation", ondelete="cascade", index="btree_not_null"
+    )
     type = fields.Char(required=True)
     status = fields.Selection(
         [("True", "True"), ("False", "False"), ("Unknown", "Unknown")], required=True
@@ -23,6 +22,15 @@ class VworkspaceCondition(models.Model):
     last_transition_time = fields.Datetime(string="Since")
     observed_generation = fields.Integer(string="Generation")
 
-    _type_uniq = models.Constraint(
-        "UNIQUE (instance_id, type)", "A resource has one condition of each type."
+    _one_owner = models.Constraint(
+        "CHECK (num_nonnulls(instance_id, operation_id) = 1)",
+        "A condition belongs to an application or to an operation.",
+    )
+    _instance_uniq = models.UniqueIndex(
+        "(instance_id, type) WHERE instance_id IS NOT NULL",
+        "An application has one condition of each type.",
+    )
+    _operation_uniq = models.UniqueIndex(
+        "(operation_id, type) WHERE operation_id IS NOT NULL",
+        "An operation has one condition of each type.",
     )

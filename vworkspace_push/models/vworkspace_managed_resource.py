@@ -1,12 +1,21 @@
 import json
 
 from odoo import api, fields, models
-from odoo.exceptions import UserError, ValidationError
+from odoo.exceptions import AccessError, UserError, ValidationError
 
 from .. import const
-from ..delivery import deliver
-from ..kube import resources
+from ..delivery import deliver, waiting
+from ..kube import diff, ownership, resources
 from ..status import sink
+from ..times import naive
+from ..transactions import lock_rows
+
+# What ties a record to one object in the cluster
+IDENTITY_FIELDS = (
+    *("uid", "resource_version", "generation", "applied_fields"),
+    *("observed_resource_version", "observed_generation", "foreign_database"),
+    *("deletion_requested_at", "finalizers", "applied_revision_id"),
+)
 
 
 class VworkspaceManagedResource(models.AbstractModel):
@@ -60,14 +69,40 @@ class VworkspaceManagedResource(models.AbstractModel):
     )
 
     # Intent: what was asked of the cluster
-    intent_manifest = fields.Text(readonly=True, copy=False)
+    revision_id = fields.Many2one(
+        "vworkspace.revision", readonly=True, copy=False, string="Latest Revision"
+    )
+    applied_revision_id = fields.Many2one(
+        "vworkspace.revision", readonly=True, copy=False, string="Applied Revision"
+    )
+    revision_ids = fields.One2many(
+        "vworkspace.revision",
+        "res_id",
+        string="Revisions",
+        domain=lambda self: [("res_model", "=", self._name)],
+    )
     intent_revision = fields.Integer(readonly=True, copy=False)
-    intent_user_id = fields.Many2one("res.users", readonly=True, copy=False)
-    intent_date = fields.Datetime(readonly=True, copy=False)
+    intent_manifest = fields.Text(related="revision_id.manifest", string="Intent")
+    intent_user_id = fields.Many2one(
+        related="revision_id.user_id", string="Asked By"
+    )
+    intent_date = fields.Datetime(related="revision_id.create_date", string="Asked At")
     is_changed = fields.Boolean(
-        compute="_compute_is_changed",
+        compute="_compute_changes",
         string="Changed Since",
         help="What you see here differs from what was last deployed.",
+    )
+    changes_text = fields.Text(
+        compute="_compute_changes",
+        string="Not Deployed Yet",
+        help="What you see here, against what was last deployed.",
+    )
+    is_paused = fields.Boolean(
+        string="Paused",
+        readonly=True,
+        copy=False,
+        tracking=True,
+        help="Nothing is sent to the cluster until it is resumed.",
     )
 
     # Delivered: how that ended
@@ -80,6 +115,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         index=True,
         string="Delivery",
     )
+    delivery_reason = fields.Char(readonly=True, copy=False)
     delivery_message = fields.Text(readonly=True, copy=False)
     delivery_attempts = fields.Integer(readonly=True, copy=False)
     next_attempt_at = fields.Datetime(readonly=True, copy=False)
@@ -89,9 +125,17 @@ class VworkspaceManagedResource(models.AbstractModel):
     delivery_lock_id = fields.Many2one(
         "vworkspace.delivery.lock", readonly=True, copy=False, ondelete="restrict"
     )
+    waiting_for = fields.Char(
+        compute="_compute_waiting_for",
+        string="Waiting For",
+        help="What has to happen next, and until when it is waited for.",
+    )
     uid = fields.Char(string="UID", readonly=True, copy=False, index=True)
     resource_version = fields.Char(readonly=True, copy=False)
     generation = fields.Integer(readonly=True, copy=False)
+    # Our entry of managedFields after the last apply: what is missing from it later
+    # was overwritten.
+    applied_fields = fields.Text(readonly=True, copy=False, prefetch=False)
 
     # Observed: what the cluster reports
     health = fields.Selection(
@@ -112,17 +156,32 @@ class VworkspaceManagedResource(models.AbstractModel):
         help="When this status was read from the cluster.",
     )
     last_reconcile_time = fields.Datetime(readonly=True, copy=False)
+    deletion_requested_at = fields.Datetime(
+        readonly=True, copy=False, help="When the cluster was asked to delete it."
+    )
+    finalizers = fields.Char(
+        readonly=True, copy=False, help="What holds the object until it has cleaned up."
+    )
+    foreign_database = fields.Char(
+        string="Other Odoo Database",
+        readonly=True,
+        copy=False,
+        index="btree_not_null",
+        help="The Odoo database that wrote this object after ours.",
+    )
 
     _protected_fields = frozenset(
         {
-            *("intent_manifest", "intent_revision", "intent_user_id", "intent_date"),
-            *("delivery_state", "delivery_message", "delivery_attempts"),
-            *("next_attempt_at", "delivered_revision", "delivered_at"),
-            *("delivery_warnings", "delivery_lock_id"),
-            *("uid", "resource_version", "generation"),
+            *("revision_id", "applied_revision_id", "revision_ids", "intent_revision"),
+            *("intent_manifest", "intent_user_id", "intent_date", "is_paused"),
+            *("delivery_state", "delivery_reason", "delivery_message"),
+            *("delivery_attempts", "next_attempt_at", "delivered_revision"),
+            *("delivered_at", "delivery_warnings", "delivery_lock_id"),
+            *("uid", "resource_version", "generation", "applied_fields"),
             *("health", "reported_health", "health_message"),
             *("status_as_of", "last_reconcile_time"),
             *("observed_resource_version", "observed_generation"),
+            *("deletion_requested_at", "finalizers", "foreign_database"),
         }
     )
 
@@ -133,14 +192,36 @@ class VworkspaceManagedResource(models.AbstractModel):
         for record in self:
             record.problems = "\n".join(record._find_problems()) or False
 
-    @api.depends(lambda self: [*sorted(self._desired_fields), "intent_manifest"])
-    def _compute_is_changed(self):
+    @api.depends(
+        lambda self: [
+            *sorted(self._desired_fields),
+            *("applied_revision_id", "revision_id", "delivery_state"),
+        ]
+    )
+    def _compute_changes(self):
         for record in self:
+            known = record.applied_revision_id or record.revision_id
+            record.is_changed = False
+            record.changes_text = False
+            if not known.manifest or record._find_problems():
+                continue
+            wanted = record._build_manifest()
             record.is_changed = bool(
-                record.intent_manifest
-                and record._find_problems() == []
-                and record._build_manifest() != json.loads(record.intent_manifest)
+                record.revision_id.manifest
+                and wanted != json.loads(record.revision_id.manifest)
             )
+            changed = diff.changes(json.loads(known.manifest), wanted)
+            record.changes_text = diff.render(changed) or False
+
+    @api.depends(
+        *("delivery_state", "next_attempt_at", "is_paused", "foreign_database"),
+        *("delivery_reason", "finalizers", "deletion_requested_at", "is_changed"),
+        *("generation", "observed_generation", "health", "uid"),
+        *("cluster_id.state", "cluster_id.is_paused", "cluster_id.lane_ids.retry_at"),
+    )
+    def _compute_waiting_for(self):
+        for record in self:
+            record.waiting_for = waiting.sentence(record)
 
     # === CONSTRAINT METHODS === #
 
@@ -181,22 +262,26 @@ class VworkspaceManagedResource(models.AbstractModel):
                     raise UserError(
                         self.env._(
                             "%(name)s is deployed: its name, cluster and namespace "
-                            "cannot change. Duplicate it to deploy a copy elsewhere.",
+                            "cannot change. Use “Deploy a Copy To…” to have it "
+                            "elsewhere.",
                             name=record.name,
                         )
                     )
 
     def unlink(self):
         locks_sudo = self.sudo().delivery_lock_id
+        revisions_sudo = self.sudo().revision_ids
         result = super().unlink()
         locks_sudo.unlink()
+        revisions_sudo.unlink()
         return result
 
     @api.ondelete(at_uninstall=False)
     def _unlink_except_deployed(self):
         for record in self:
+            # What was imported and never written to may be let go of.
             if record.delivery_state == "pending" or (
-                record.uid and record.delivery_state not in ("deleted", "lost")
+                record.uid and record.delivery_state not in ("draft", "deleted", "lost")
             ):
                 raise UserError(
                     self.env._(
@@ -209,84 +294,103 @@ class VworkspaceManagedResource(models.AbstractModel):
     # === ACTIONS === #
 
     def action_deploy(self):
-        """Record what is desired as the intent, and deliver it once committed.
+        """Make what is desired the intent, and deliver it once committed.
+
+        A record whose object is as desired already is left alone; one whose delivery
+        waits or failed is tried again at once.
 
         :raise UserError: when the cluster would refuse it, with all reasons
         """
         self.check_access("write")
-        for record in self:
-            if problems := record._find_problems():
-                raise UserError("\n".join([f"{record.name}:", *problems]))
-            if record.delivery_state in ("deleting", "lost"):
-                raise UserError(record._why_not_deployable())
-            record._writer().write(
-                {
-                    "intent_manifest": json.dumps(record._build_manifest()),
-                    "intent_revision": record.intent_revision + 1,
-                    "intent_user_id": self.env.uid,
-                    "intent_date": fields.Datetime.now(),
-                    "delivery_state": "pending",
-                    "delivery_message": self.env._(
-                        "Waiting to be delivered to %s.", record.cluster_id.name
-                    ),
-                    "delivery_attempts": 0,
-                    "next_attempt_at": fields.Datetime.now(),
-                    # A deleted object's successor is a new object.
-                    **(
-                        {"uid": False, "resource_version": False}
-                        if record.delivery_state == "deleted"
-                        else {}
-                    ),
-                }
-            )
-        deliver.after_commit(self)
+        self._deploy()
         return True
 
-    def action_delete_from_cluster(self):
-        """Ask the cluster to delete the object: `deleting` until it is gone."""
+    def action_send_again(self):
+        """Apply once more what is applied already, as a new revision."""
+        self.check_access("write")
+        self._deploy(reason=self.env._("Sent again."), unchanged=True)
+        return True
+
+    def action_delete_from_cluster(self, typed_name=None):
+        """Ask the cluster to delete the object: `deleting` until it is gone.
+
+        :param str typed_name: for a production cluster, the name of the record as the
+            user typed it; several records of production are refused
+        """
         self.check_access("write")
         for record in self:
             if not record.uid or record.delivery_state in ("deleted", "lost"):
                 raise UserError(
                     self.env._("%s does not exist in its cluster.", record.name)
                 )
-            record._writer().write(
-                {
-                    "intent_revision": record.intent_revision + 1,
-                    "intent_user_id": self.env.uid,
-                    "intent_date": fields.Datetime.now(),
-                    "delivery_state": "deleting",
-                    "delivery_message": self.env._(
-                        "Waiting for %s to delete it.", record.cluster_id.name
-                    ),
-                    "delivery_attempts": 0,
-                    "next_attempt_at": fields.Datetime.now(),
-                }
-            )
-        deliver.after_commit(self)
+            if record.cluster_id.is_production and typed_name != record.name:
+                raise UserError(
+                    self.env._(
+                        "%(cluster)s is a production cluster: type the name "
+                        "%(name)s to delete it there.",
+                        cluster=record.cluster_id.name,
+                        name=record.name,
+                    )
+                )
+        self._intend("delete")
         return True
 
     def action_forget_lost(self):
         """Let a record whose object vanished be deployed anew, as a new object."""
         self.check_access("write")
-        for record in self.filtered(lambda r: r.delivery_state == "lost"):
-            record._writer().write(
-                {
-                    "delivery_state": "draft",
-                    "delivery_message": False,
-                    "uid": False,
-                    "resource_version": False,
-                    "observed_resource_version": False,
-                    "health": False,
-                    "health_message": False,
-                }
+        self.filtered(lambda r: r.delivery_state == "lost")._let_go("draft")
+        return True
+
+    def action_pause(self):
+        """Hold back deliveries of these records until they are resumed."""
+        self.check_access("write")
+        records = self.filtered(lambda r: not r.is_paused)
+        records._writer().write({"is_paused": True})
+        records._audit("pause")
+        records._notify_updated()
+        return True
+
+    def action_resume(self):
+        """Deliver again what was held back."""
+        self.check_access("write")
+        records = self.filtered("is_paused")
+        records._writer().write({"is_paused": False})
+        records._audit("resume")
+        deliver.after_commit(records)
+        records._notify_updated()
+        return True
+
+    def action_claim(self):
+        """Take an object back from another Odoo database that wrote to it."""
+        self.check_access("write")
+        if not self.env.user.has_group("vworkspace_push.group_admin"):
+            raise AccessError(
+                self.env._("Only an administrator may claim an object from another.")
+            )
+        records = self.filtered("foreign_database")
+        for record in records:
+            reason = self.env._("Was written by %s.", record.foreign_database)
+            record._audit("claim", reason=reason)
+            record._writer().foreign_database = False
+            record._deploy(
+                reason=self.env._("Claimed from another database."), unchanged=True
             )
         return True
+
+    def action_open_audit(self):
+        """Show what was done to these records, and what the cluster said."""
+        self.check_access("read")
+        action = self.env["ir.actions.act_window"]._for_xml_id(
+            "vworkspace_push.vworkspace_audit_entry_action"
+        )
+        action["domain"] = [("res_model", "=", self._name), ("res_id", "in", self.ids)]
+        action["context"] = {}
+        return action
 
     # === BUSINESS METHODS === #
 
     def _build_manifest(self):
-        """Return the manifest that the record describes.
+        """Return the manifest that the record describes, less what was left to others.
 
         :rtype: dict
         :raise kube.values.ValuesError: when the values are not valid YAML
@@ -299,6 +403,134 @@ class VworkspaceManagedResource(models.AbstractModel):
         :rtype: list[str]
         """
         raise NotImplementedError
+
+    def _desired(self):
+        """Return what the form holds, as JSON from which it can be restored."""
+        raise NotImplementedError
+
+    def _restore_desired(self, desired):
+        """Write what `_desired` returned back into the form."""
+        raise NotImplementedError
+
+    def _deploy(self, *, reason="", unchanged=False, **intent):
+        """Make what is desired the intent of those records for which it is not yet.
+
+        :param unchanged: deliver it even where it is applied already
+        :param intent: further arguments of `_intend`
+        :raise UserError: when the cluster would refuse it, with all reasons
+        """
+        self._lock_for_intent()
+        manifests = {}
+        again = self.browse()
+        for record in self:
+            if problems := record._find_problems():
+                raise UserError("\n".join([f"{record.name}:", *problems]))
+            if record.delivery_state in ("deleting", "lost"):
+                raise UserError(record._why_not_deployable())
+            manifest = record._build_manifest()
+            latest = record.revision_id
+            if (
+                latest.kind != "deploy"
+                or unchanged
+                or record.delivery_state in ("draft", "deleted")
+                or manifest != json.loads(latest.manifest)
+            ):
+                manifests[record.id] = manifest
+            elif record.delivery_state != "applied":
+                again |= record
+        again._writer().write(
+            {"delivery_attempts": 0, "next_attempt_at": fields.Datetime.now()}
+        )
+        # By itself a conflict is never tried again.
+        again.filtered(lambda r: r.delivery_state == "conflict")._writer().write(
+            {"delivery_state": "pending"}
+        )
+        deliver.after_commit(again)
+        records = self.browse(manifests)
+        records._intend("deploy", manifests=manifests, reason=reason, **intent)
+
+    def _intend(self, kind, *, manifests=None, reason="", takeover=(), given_up=()):
+        """Record an intent for each record, and deliver it once committed.
+
+        :param str kind: deploy, delete or adopt
+        :param dict manifests: by id of the record; the latest intent's by default
+        :param takeover: fields to take over from other managers, by id of the record
+        :param given_up: fields left to other managers by this, by id of the record
+        """
+        if not self:
+            return
+        self._lock_for_intent()
+        takeover, given_up = dict(takeover), dict(given_up)
+        vals_list = []
+        for record in self:
+            before = record.intent_manifest and json.loads(record.intent_manifest)
+            manifest = (manifests or {}).get(record.id) or before
+            manifest = manifest or record._build_manifest()
+            given = {*given_up.get(record.id, ()), *record._not_given_up_yet(manifest)}
+            vals_list.append(
+                {
+                    "res_model": self._name,
+                    "res_id": record.id,
+                    "company_id": record.company_id.id,
+                    "number": record.intent_revision + 1,
+                    "kind": kind,
+                    "reason": reason or False,
+                    "user_id": self.env.uid,
+                    "manifest": json.dumps(manifest, ensure_ascii=False),
+                    "desired": record._desired(),
+                    "takeover_fields": sorted(takeover.get(record.id, ())) or False,
+                    "given_up_fields": sorted(given) or False,
+                    "diff": diff.render(diff.changes(before, manifest)) or False,
+                }
+            )
+        revisions = self.env["vworkspace.revision"]._writer().create(vals_list)
+        anew = self.filtered(lambda r: r.delivery_state == "deleted")
+        anew._writer().write(dict.fromkeys(IDENTITY_FIELDS, False))
+        self._writer().write(
+            {
+                "delivery_state": "deleting" if kind == "delete" else "pending",
+                "delivery_reason": False,
+                "delivery_message": False,
+                "delivery_attempts": 0,
+                "next_attempt_at": fields.Datetime.now(),
+            }
+        )
+        for record, revision in zip(self, revisions, strict=True):
+            record._writer().write(
+                {"revision_id": revision.id, "intent_revision": revision.number}
+            )
+        deliver.after_commit(self)
+
+    def _not_given_up_yet(self, manifest):
+        """Return what the latest intent was to leave to others, and did not so far."""
+        latest = self.revision_id
+        if latest.kind == "deploy" and latest == self.applied_revision_id:
+            return []
+        left = latest.given_up_fields or []
+        return [f for f in left if ownership.value_at(manifest, f) is None]
+
+    def _lock_for_intent(self):
+        """Lock the rows first: a status that comes meanwhile waits, instead of failing
+        this transaction at its end."""
+        self.flush_recordset()
+        lock_rows(self.env, self._table, self.ids)
+
+    def _let_go(self, state, message=False):
+        """Forget the object, which is gone or no concern of ours any more."""
+        self._writer().write(
+            {
+                "delivery_state": state,
+                "delivery_message": message,
+                "delivery_reason": False,
+                "next_attempt_at": False,
+                **dict.fromkeys(IDENTITY_FIELDS, False),
+            }
+        )
+        self._forget_observed()
+
+    def _forget_observed(self):
+        """Drop what was observed of an object that is not there. For override."""
+        self._writer().write({"health": False, "health_message": False})
 
     def _why_not_deployable(self):
         if self.delivery_state == "lost":
@@ -317,11 +549,39 @@ class VworkspaceManagedResource(models.AbstractModel):
                 ("cluster_id", "in", clusters.ids),
                 # What is due already may be under way: a write would be in its way.
                 ("next_attempt_at", ">", now),
-                ("delivery_state", "in", ("pending", "failed", "deleting")),
+                ("delivery_state", "in", deliver.DUE_STATES),
             ]
         )
         failed._writer().write({"next_attempt_at": now})
         self.env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger()
+
+    def _audit(self, action, *, outcome="done", reason="", message="", changes=""):
+        """Add an audit entry for each record, in this transaction."""
+        self.env["vworkspace.audit.entry"]._add(
+            [
+                {
+                    **record._audit_subject(),
+                    "action": action,
+                    "outcome": outcome,
+                    "revision": record.intent_revision,
+                    "reason": reason or None,
+                    "message": message or None,
+                    "diff": changes or None,
+                }
+                for record in self
+            ]
+        )
+
+    def _audit_subject(self):
+        """Return which object an audit entry is about."""
+        return {
+            "company_id": self.company_id.id,
+            "res_model": self._name,
+            "res_id": self.id,
+            "res_name": self.name,
+            "namespace": self.namespace_id.name,
+            "cluster_id": self.cluster_id.id,
+        }
 
     def _store_observed(self, observed, *, as_of):
         """Write what the cluster reports about this one object. Called by the sink."""
@@ -331,6 +591,31 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     def _store_observed_details(self, observed):
         """Write what the cluster reports beyond the common fields. For override."""
+
+    def _store_conditions(self, observed):
+        """Bring the record's conditions to what the cluster reports."""
+        record_sudo = self.sudo()
+        known = {c.type: c for c in record_sudo.condition_ids}
+        for condition in observed.conditions:
+            values = {
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "last_transition_time": naive(condition.last_transition_time),
+                "observed_generation": condition.observed_generation or 0,
+            }
+            row = known.pop(condition.type, None)
+            if row is None:
+                inverse = record_sudo._fields["condition_ids"].inverse_name
+                row = record_sudo.condition_ids.create(
+                    {inverse: self.id, "type": condition.type, **values}
+                )
+            elif changed := {
+                k: v for k, v in values.items() if (row[k] or "") != (v or "")
+            }:
+                row.write(changed)
+        for gone in known.values():
+            gone.unlink()
 
     # === CRONS === #
 

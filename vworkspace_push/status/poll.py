@@ -4,6 +4,7 @@ It never raises because of one cluster: what went wrong is kept on the cluster's
 and shown on its form.
 """
 
+import itertools
 import logging
 from datetime import timedelta
 
@@ -64,13 +65,10 @@ def _poll_namespaces(registry, cluster_id, connection, namespaces):
     :raise Unauthorized: the server does not accept the credential
     """
     listed, problems = 0, []
-    for namespace in namespaces:
+    for namespace, resource in itertools.product(namespaces, resources.WATCHED):
         try:
             objects, version = apply.list_all(
-                connection,
-                resources.APPLICATION_INSTANCE,
-                namespace=namespace,
-                timeout=LIST_TIMEOUT,
+                connection, resource, namespace=namespace, timeout=LIST_TIMEOUT
             )
         except Unauthorized:
             raise
@@ -79,7 +77,11 @@ def _poll_namespaces(registry, cluster_id, connection, namespaces):
             if isinstance(exc, Unreachable):
                 break  # the other namespaces would wait in vain as well
             continue
-        in_transaction(registry, _store_list, cluster_id, namespace, objects, version)
+        in_transaction(
+            registry,
+            _store_list,
+            *(cluster_id, resource.kind, namespace, objects, version),
+        )
         listed += 1
     return bool(listed or not problems), next(iter(problems), "")
 
@@ -109,8 +111,7 @@ def _how_to_reach(env, cluster_id):
     )
 
 
-def _store_list(env, cluster_id, namespace, objects, version):
-    kind = resources.APPLICATION_INSTANCE.kind
+def _store_list(env, cluster_id, kind, namespace, objects, version):
     reports = [sink.Report.from_object(obj, kind=kind) for obj in objects]
     sink.ingest(env, cluster_id, reports)
     uids = {r.observed.uid for r in reports}

@@ -8,6 +8,7 @@ Odoo never computes a status that the cluster did not report; `mark_stale` takes
 back to unknown when the cluster has not been heard of for too long.
 """
 
+import json
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,22 +17,25 @@ from odoo import fields
 from odoo.tools import SQL
 
 from .. import const
-from ..kube import resources
+from ..kube import ownership, resources
 from ..times import naive
 from ..transactions import lock_rows
 
 _logger = logging.getLogger(__name__)
 
-MODELS = {"ApplicationInstance": "vworkspace.application.instance"}
+MODELS = {
+    "ApplicationInstance": "vworkspace.application.instance",
+    "Operation": "vworkspace.operation",
+}
 
 # The condition whose words explain each health, the first one present.
 EXPLAINED_BY = {
-    "ready": ("Ready",),
-    "progressing": ("Reconciling", "Ready"),
+    "ready": ("Ready", "Succeeded"),
+    "progressing": ("Reconciling", "Running", "Accepted", "Ready"),
     "degraded": ("Degraded",),
     "blocked": ("Blocked",),
-    "suspended": ("Suspended",),
-    "failed": ("Ready", "Degraded"),
+    "suspended": ("Suspended", "Cancelled"),
+    "failed": ("Ready", "Degraded", "Failed"),
     "deleting": ("Deleting",),
 }
 
@@ -43,12 +47,24 @@ class Report:
     kind: str
     observed: resources.Observed
     deleted: bool = False
+    owned: str = ""  # our entry of managedFields
+    source: bytes = b""  # the object without status, to look into when it drifted
 
     @classmethod
     def from_object(cls, obj, *, deleted=False, kind=None):
+        kind = kind or obj["kind"]
+        source = {name: value for name, value in obj.items() if name != "status"}
         return cls(
-            kind=kind or obj["kind"], observed=resources.observe(obj), deleted=deleted
+            kind=kind,
+            observed=resources.observe(obj, kind=kind),
+            deleted=deleted,
+            owned=ownership.owned_fields(obj),
+            source=json.dumps(source, separators=(",", ":")).encode(),
         )
+
+    def object(self):
+        """Return the object as the cluster sent it, without its status."""
+        return json.loads(self.source)
 
 
 def ingest(env, cluster_id, reports):
@@ -152,6 +168,8 @@ def record_values(observed, *, as_of):
         "observed_generation": observed.observed_generation or 0,
         "status_as_of": as_of,
         "last_reconcile_time": naive(observed.last_reconcile_time),
+        "deletion_requested_at": naive(observed.deletion_timestamp),
+        "finalizers": ", ".join(observed.finalizers) or False,
     }
 
 
@@ -185,7 +203,46 @@ def _ingest_record(record, report):
     if _is_known(record, observed):
         return False
     record._store_observed(observed, as_of=fields.Datetime.now())
+    # What was there before our last apply says nothing about what came after it.
+    if not resources.newer(record.resource_version or "", observed.resource_version):
+        _store_other_database(record, observed)
+        _store_drift(record, report)
     return True
+
+
+def _store_other_database(record, observed):
+    """Note when another Odoo database wrote the object: both use one field manager."""
+    ours = record.env["ir.config_parameter"].sudo().get_param("database.uuid")
+    named = observed.annotations.get(resources.DATABASE_ANNOTATION)
+    other = named if named and named != ours and record.applied_revision_id else False
+    if other == record.foreign_database:
+        return
+    record._writer().foreign_database = other
+    if other:
+        message = record.env._(
+            "The Odoo database %s wrote this object: nothing is sent to it until an "
+            "administrator claims it.",
+            other,
+        )
+        record.message_post(body=message)
+        record._audit("observe", outcome="other database", message=message)
+        record.cluster_id._notify_updated()
+
+
+def _store_drift(record, report):
+    """Note which fields that we applied are ours no more. No request is made for it.
+
+    While something is being delivered, ownership is in motion; the outcome settles it.
+    """
+    if "drift_ids" not in record._fields or not record.applied_fields:
+        return
+    if record.delivery_state in ("pending", "deleting"):
+        return
+    drifted = ()
+    if report.owned != record.applied_fields:
+        drifted = ownership.drift(record.applied_fields, report.object())
+    if drifted or record.is_drifted:
+        record._store_drift(drifted)
 
 
 def _is_known(record, observed):
@@ -200,25 +257,33 @@ def _store_end(record):
     if record.delivery_state in ("deleted", "lost"):
         return False
     wanted = record.delivery_state == "deleting"
+    message = (
+        False
+        if wanted
+        else record.env._(
+            "The object vanished from %s: somebody else deleted it. It is not "
+            "created again unless you say so.",
+            record.cluster_id.name,
+        )
+    )
+    state = "deleted" if wanted else "lost"
     record._writer().write(
         {
-            "delivery_state": "deleted" if wanted else "lost",
-            "delivery_message": False
-            if wanted
-            else record.env._(
-                "The object vanished from %s: somebody else deleted it. It is not "
-                "created again unless you say so.",
-                record.cluster_id.name,
-            ),
+            "delivery_state": state,
+            "delivery_reason": False,
+            "delivery_message": message,
             "next_attempt_at": False,
-            "health": False,
-            "health_message": False,
+            "finalizers": False,
         }
     )
-    record.condition_ids.unlink()
-    record.endpoint_ids.unlink()
+    if wanted:
+        record.revision_id._writer().write(
+            {"outcome": state, "finished_at": fields.Datetime.now()}
+        )
+    record._forget_observed()
+    record._audit("delete" if wanted else "observe", outcome=state, message=message)
     if not wanted:
-        record.message_post(body=record.delivery_message)
+        record.message_post(body=message)
     return True
 
 

@@ -172,7 +172,7 @@ class DatabaseWorker:
 
 
 class ClusterWatch:
-    """The streams of one cluster: one per namespace."""
+    """The streams of one cluster: one per namespace and kind."""
 
     def __init__(self, cluster_id, epoch, inbox):
         self.cluster_id = cluster_id
@@ -189,7 +189,9 @@ class ClusterWatch:
             self.stop()
         self._target = target
         scopes = {
-            Scope(resources.APPLICATION_INSTANCE, name) for name in target.namespaces
+            Scope(resource, name)
+            for name in target.namespaces
+            for resource in resources.WATCHED
         }
         if target.problem:
             scopes = set()

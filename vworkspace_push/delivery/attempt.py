@@ -1,0 +1,241 @@
+"""One attempt to bring one intent to its cluster: network alone, no database."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+from .. import const
+from ..kube import apply, diff, ownership, resources
+from ..kube.errors import AlreadyExists, Denied, KubeError, StaleVersion
+from ..kube.resources import Resource
+from . import outcome
+from .outcome import Outcome
+
+STALE_TRIES = 3  # while somebody else changes the object all the time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """One record's intent as committed, and the connection to deliver it on."""
+
+    record_id: int
+    record: str  # names the record, in an annotation of the object
+    database: str  # uuid of this database, in an annotation of the object
+    revision: int
+    revision_id: int
+    kind: str  # deploy, adopt or delete
+    resource: Resource
+    manifest: dict
+    uid: str | None
+    attempts: int
+    takeover: frozenset[str] = frozenset()
+    given_up: frozenset[str] = frozenset()
+    connection: object = field(repr=False)  # a kube Connection, or why there is none
+
+    @property
+    def signed(self):
+        """The manifest as it is sent."""
+        return resources.signed(
+            self.manifest, database=self.database, record=self.record
+        )
+
+
+def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
+    """Carry out `intent` once.
+
+    :param errors: besides those of the cluster, which may stand for the connection
+    :return: the outcome, and the error that it comes from, if any
+    :rtype: tuple[Outcome, Exception | None]
+    """
+    started = time.monotonic()
+    error = None
+    try:
+        if isinstance(intent.connection, Exception):
+            raise intent.connection
+        result = _VERBS[intent.kind](intent)
+    except (KubeError, ValueError, *errors) as exc:
+        error = exc
+        result = outcome.from_error(
+            exc, attempts=intent.attempts, deleting=intent.kind == "delete"
+        )
+    return replace(result, duration=time.monotonic() - started), error
+
+
+def _deploy(intent):
+    if intent.given_up and intent.uid:
+        applied = _give_up(intent)
+    elif intent.takeover and intent.uid:
+        applied = _take_over(intent)
+    else:
+        applied = _apply(intent)
+    return _applied(applied)
+
+
+def _apply(intent):
+    try:
+        return _apply_to(intent, intent.uid)
+    except AlreadyExists as exc:
+        made_by_us = _uid_if_ours(exc.live, intent)
+        if intent.uid or not made_by_us:
+            raise _explained(exc, intent) from None
+    return _apply_to(intent, made_by_us)
+
+
+def _apply_to(intent, uid, **guard):
+    return apply.apply(
+        intent.connection,
+        intent.resource,
+        intent.signed,
+        uid=uid,
+        timeout=const.DELIVERY_TIMEOUT,
+        **guard,
+    )
+
+
+def _take_over(intent):
+    return apply.take_over(
+        intent.connection,
+        intent.resource,
+        intent.signed,
+        uid=intent.uid,
+        fields=intent.takeover,
+        timeout=const.DELIVERY_TIMEOUT,
+    )
+
+
+def _give_up(intent):
+    """Apply without the fields that are left to others, unless nobody has them.
+
+    A field that we alone own would be deleted. What was read when that was decided may
+    have changed since, hence the look now, and the version as a guard.
+    """
+    for _try in range(STALE_TRIES):
+        live = _get(intent)
+        ours = {owned.field for owned in ownership.owners(live) if owned.ours}
+        for name in intent.given_up & ours:
+            if not ownership.other_owners(live, name):
+                raise Denied(
+                    f"{name} was to be left to others, but nobody else owns it any "
+                    "more: it would be deleted.",
+                    reason="SoleOwner",
+                    hint="Claim it again on the form, and deploy.",
+                )
+        if intent.takeover:
+            return _take_over(intent)
+        version = live["metadata"]["resourceVersion"]
+        try:
+            return _apply_to(intent, intent.uid, resource_version=version)
+        except StaleVersion as exc:
+            stale = exc
+    raise stale
+
+
+def _uid_if_ours(live, intent):
+    """Return the uid of an object that this very record made, else None.
+
+    A crash between the apply and its outcome leaves such an object behind.
+    """
+    seen = resources.observe(live)
+    ours = (intent.database, intent.record)
+    signature = (
+        seen.annotations.get(resources.DATABASE_ANNOTATION),
+        seen.annotations.get(resources.RECORD_ANNOTATION),
+    )
+    return seen.uid if signature == ours else None
+
+
+def _explained(error, intent):
+    """Say of an object that exists whose it is."""
+    if not error.live:
+        return error  # it could not be read: perhaps it is ours
+    seen = resources.observe(error.live)
+    other = seen.annotations.get(resources.DATABASE_ANNOTATION)
+    name = intent.manifest["metadata"]["name"]
+    whose = (
+        f" The Odoo database {other} wrote it."
+        if other and other != intent.database
+        else ""
+    )
+    return AlreadyExists(
+        f"An object of the name {name} exists already in this namespace, and it was "
+        f"not touched.{whose}",
+        live=error.live,
+        audit_id=error.audit_id,
+    )
+
+
+def _adopt(intent):
+    adopted = apply.adopt(
+        intent.connection,
+        intent.resource,
+        intent.signed,
+        uid=intent.uid,
+        timeout=const.DELIVERY_TIMEOUT,
+    )
+    moved = sorted({manager for _field, manager in adopted.moved})
+    message = (
+        f"{len(adopted.moved)} fields were taken over from {', '.join(moved)}."
+        if moved
+        else "There was nothing to take over: these managers own none of our fields."
+    )
+    if differing := _differing(intent.manifest, adopted.object):
+        message += (
+            f" {len(differing)} values differ from what the form says, such as "
+            f"{differing[0]}: deploy to bring them to the cluster."
+        )
+    return Outcome(
+        # No value was changed: what differs is still to be deployed.
+        state="draft" if differing else "applied",
+        reason="Adopted",
+        message=message,
+        object=adopted.object,
+        audit_id=adopted.audit_id,
+    )
+
+
+def _differing(manifest, live):
+    """Return the fields of `manifest` that the live object has otherwise."""
+    changes = diff.changes(diff.clean(live), manifest)
+    return [change.path for change in changes if change.new is not diff.ABSENT]
+
+
+def _delete(intent):
+    metadata = intent.manifest["metadata"]
+    remaining = apply.delete(
+        intent.connection,
+        intent.resource,
+        metadata["name"],
+        metadata["namespace"],
+        uid=intent.uid,
+        timeout=const.DELIVERY_TIMEOUT,
+    )
+    if remaining is None:
+        return Outcome(state="deleted")
+    return Outcome(
+        state="deleting",
+        reason="Finalizers",
+        retry_in=outcome.back_off(intent.attempts),
+        object=remaining,
+    )
+
+
+def _applied(applied):
+    return Outcome(
+        state="applied",
+        object=applied.object,
+        warnings=applied.warnings,
+        audit_id=applied.audit_id,
+    )
+
+
+def _get(intent):
+    metadata = intent.manifest["metadata"]
+    return apply.get(
+        intent.connection,
+        intent.resource,
+        metadata["name"],
+        metadata["namespace"],
+        timeout=const.DELIVERY_TIMEOUT,
+    )
+
+
+_VERBS = {"deploy": _deploy, "adopt": _adopt, "delete": _delete}

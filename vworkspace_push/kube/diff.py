@@ -1,0 +1,202 @@
+"""Differences between two JSON objects, for a person to read.
+
+Paths are those of `kube.ownership`, such as `.spec.chart.version`; items of lists are
+compared by their place. What admission takes for a secret is masked wherever a value
+becomes text, since these lines are shown and stored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from .ownership import MAX_FIELD
+from .resources import is_secret
+
+
+class _Absent(Enum):
+    ABSENT = "absent"  # a member stays itself in copies, unlike an object()
+
+
+ABSENT: Final = _Absent.ABSENT
+MASK = "•••"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One leaf that differs; a side that does not have it holds `ABSENT`."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+# === COMPARISON === #
+
+
+def changes(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
+) -> list[Change]:
+    """Return the leaves in which two objects differ, in the order of the documents.
+
+    Leaves are scalars, and maps and lists that are empty; an added or removed subtree
+    is listed leaf by leaf. None is the same as an empty object.
+    """
+    found: list[Change] = []
+    stack: list[tuple[str, Any, Any]] = [("", old or ABSENT, new or ABSENT)]
+    while stack:
+        path, before, after = stack.pop()
+        if not (_is_branch(before) or _is_branch(after)):
+            if not _is_same(before, after):
+                found.append(Change(path, before, after))
+        elif _are_alike(before, after):
+            stack.extend(reversed(list(_children(path, before, after))))
+        else:
+            stack += [(path, ABSENT, after), (path, before, ABSENT)]
+    return found
+
+
+def _is_branch(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple)) and len(value) > 0
+
+
+def _are_alike(before: Any, after: Any) -> bool:
+    """Tell whether two branches are of one kind, or one of them is absent."""
+    if before is ABSENT or after is ABSENT:
+        return True
+    if not (_is_branch(before) and _is_branch(after)):
+        return False
+    return isinstance(before, Mapping) is isinstance(after, Mapping)
+
+
+def _children(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) or isinstance(after, Mapping):
+        before = {} if before is ABSENT else before
+        after = {} if after is ABSENT else after
+        for key in dict.fromkeys((*before, *after)):
+            yield f"{path}.{key}", before.get(key, ABSENT), after.get(key, ABSENT)
+    else:
+        before = () if before is ABSENT else before
+        after = () if after is ABSENT else after
+        for i in range(max(len(before), len(after))):
+            yield (
+                f"{path}[{i}]",
+                before[i] if i < len(before) else ABSENT,
+                after[i] if i < len(after) else ABSENT,
+            )
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Compare two leaves as JSON does: 1 is 1.0, but true is not 1."""
+    if isinstance(before, bool) is not isinstance(after, bool):
+        return False
+    return bool(before is after or before == after)
+
+
+# === TEXT === #
+
+
+def render(
+    changes: Sequence[Change], *, max_lines: int = 500, max_value: int = 200
+) -> str:
+    """Return one line for each change: `+` added, `-` removed, `~` changed.
+
+    :param max_lines: of changes; one more says how many were left out
+    :param max_value: characters of one value
+    """
+    lines = [_line(change, max_value) for change in changes[:max_lines]]
+    if more := len(changes) - len(lines):
+        lines.append(f"… and {more:,} more")
+    return "\n".join(lines)
+
+
+def text(value: Any, path: str, *, limit: int = 2_000) -> str:
+    """Return a value as one line of JSON, masked and cut; nothing for None.
+
+    :param path: of the value, which says whether it is a secret
+    :param limit: characters
+    """
+    return "" if value is None else _cut(_json(mask(value, path)), limit)
+
+
+def _line(change: Change, limit: int) -> str:
+    path = _cut(change.path, MAX_FIELD)
+    old, new = (
+        value if value is ABSENT else _cut(_json(mask(value, change.path)), limit)
+        for value in (change.old, change.new)
+    )
+    if old is ABSENT:
+        return f"+ {path}: {new}"
+    if new is ABSENT:
+        return f"- {path}: {old}"
+    return f"~ {path}: {old} → {new}"
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except RecursionError:
+        return "…"
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return text of one line: no line of its own, no hidden characters (bidi, NUL)."""
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text[: limit + 1]
+    )
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+# === SECRETS AND NOISE === #
+
+_SELECTORS = re.compile(r'(\[([^\]"]|"([^"\\]|\\.)*")*\])+\Z')
+
+
+def mask(value: Any, path: str) -> Any:
+    """Return `value` with `MASK` for each text that admission takes for a secret.
+
+    :param path: of the value; its last name is the text's key. Items of a list stand
+        under the name of the list, which is stricter than admission.
+    """
+    key = _SELECTORS.sub("", path[-MAX_FIELD:]).rpartition(".")[2]
+    root = [value]
+    stack: list[tuple[Any, Any, str]] = [(root, 0, key)]
+    while stack:
+        holder, place, key = stack.pop()
+        item = holder[place]
+        if isinstance(item, str):
+            if is_secret(key, item):
+                holder[place] = MASK
+        elif isinstance(item, Mapping):
+            holder[place] = copy = dict(item)
+            stack.extend((copy, name, str(name)) for name in copy)
+        elif isinstance(item, (list, tuple)):
+            holder[place] = items = list(item)
+            stack.extend((items, i, key) for i in range(len(items)))
+    return root[0]
+
+
+_SERVER_SET = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+
+
+def clean(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a live object without status and what the server sets: what to compare."""
+    kept = {key: value for key, value in obj.items() if key != "status"}
+    metadata = obj.get("metadata")
+    if isinstance(metadata, Mapping):
+        kept["metadata"] = {k: v for k, v in metadata.items() if k not in _SERVER_SET}
+    return kept

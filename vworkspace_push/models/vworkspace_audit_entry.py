@@ -1,0 +1,153 @@
+from datetime import timedelta
+
+from psycopg2.extras import execute_values
+
+from odoo import SUPERUSER_ID, api, fields, models
+from odoo.exceptions import UserError
+from odoo.tools import SQL
+
+from .. import const
+
+PURGE_BATCH = 10_000  # entries that one run of the vacuum takes at a time
+
+
+class VworkspaceAuditEntry(models.Model):
+    """What was done to a cluster, by whom, and what the cluster said.
+
+    Append-only in the database itself: a trigger refuses updates always, and deletions
+    of anything younger than the cut-off that the retention names in its transaction.
+    Entries carry the names of what they are about, so that they outlive it.
+    """
+
+    _name = "vworkspace.audit.entry"
+    _description = "Audit Entry"
+    _order = "id desc"
+    _rec_name = "action"
+    _log_access = False
+
+    date = fields.Datetime(required=True, index=True)
+    user_id = fields.Many2one("res.users", required=True, ondelete="restrict")
+    company_id = fields.Many2one("res.company", index=True, ondelete="restrict")
+    action = fields.Selection(
+        [
+            ("deploy", "Deploy"),
+            ("delete", "Delete"),
+            ("adopt", "Adopt Ownership"),
+            ("decide", "Decide Conflict"),
+            ("heal", "Restore After Drift"),
+            ("import", "Import"),
+            ("forget", "Forget"),
+            ("claim", "Claim From Another Database"),
+            ("pause", "Pause"),
+            ("resume", "Resume"),
+            ("observe", "Seen in the Cluster"),
+        ],
+        required=True,
+    )
+    outcome = fields.Char(index=True)
+    res_model = fields.Char(string="Model")
+    res_id = fields.Many2oneReference(string="Record", model_field="res_model")
+    res_name = fields.Char(string="Object")
+    namespace = fields.Char()
+    cluster_id = fields.Many2one(
+        "vworkspace.cluster", index=True, ondelete="restrict", string="Cluster"
+    )
+    revision = fields.Integer(aggregator=None)
+    reason = fields.Char()
+    diff = fields.Text(string="Changes")
+    message = fields.Text(string="Answer")
+    manifest_digest = fields.Char(
+        string="SHA-256", help="Of the manifest as it was sent."
+    )
+    server_audit_id = fields.Char(
+        string="Audit ID", help="Of the request, in the API server's own audit log."
+    )
+    credential = fields.Char(help="What Odoo showed to the API server.")
+    duration = fields.Integer(string="Duration (ms)", aggregator="avg")
+
+    _record_idx = models.Index("(res_model, res_id)")
+
+    def init(self):
+        self.env.cr.execute(
+            """
+            CREATE OR REPLACE FUNCTION vworkspace_audit_guard() RETURNS trigger AS $$
+            DECLARE
+                cut_off text := current_setting('vworkspace.audit_cut_off', true);
+            BEGIN
+                IF TG_OP = 'DELETE' AND cut_off <> ''
+                   AND OLD.date < cut_off::timestamp THEN
+                    RETURN OLD;
+                END IF;
+                RAISE EXCEPTION 'The audit trail can only be added to.'
+                    USING ERRCODE = 'insufficient_privilege';
+            END $$ LANGUAGE plpgsql;
+
+            CREATE OR REPLACE TRIGGER vworkspace_audit_rows
+                BEFORE UPDATE OR DELETE ON vworkspace_audit_entry
+                FOR EACH ROW EXECUTE FUNCTION vworkspace_audit_guard();
+            CREATE OR REPLACE TRIGGER vworkspace_audit_table
+                BEFORE TRUNCATE ON vworkspace_audit_entry
+                FOR EACH STATEMENT EXECUTE FUNCTION vworkspace_audit_guard();
+            """
+        )
+
+    # === ACTIONS === #
+
+    def action_open_record(self):
+        """Open what the entry is about, if it still exists."""
+        self.ensure_one()
+        self.check_access("read")
+        record = self.env[self.res_model].browse(self.res_id).exists()
+        if not record:
+            raise UserError(
+                self.env._("%s does not exist in Odoo any more.", self.res_name)
+            )
+        return record._get_records_action()
+
+    # === BUSINESS METHODS === #
+
+    @api.model
+    def _add(self, rows):
+        """Insert entries; only this addon's own code has them to add.
+
+        :param list[dict] rows: values by field; `date` is now and `user_id` the
+            environment's unless given
+        """
+        if not rows:
+            return
+        now = fields.Datetime.now()
+        uid = self.env.uid or SUPERUSER_ID
+        rows = [{"date": now, "user_id": uid, **row} for row in rows]
+        columns = [n for n, f in self._fields.items() if f.store and n != "id"]
+        execute_values(
+            self.env.cr._obj,
+            f"INSERT INTO {self._table} ({', '.join(columns)}) VALUES %s",  # noqa: S608
+            [[row.get(column) for column in columns] for row in rows],
+            page_size=1000,
+        )
+
+    @api.autovacuum
+    def _gc_audit_entries(self):
+        """Purge what is older than the retention; 0 days keep everything."""
+        parameters = self.env["ir.config_parameter"].sudo()
+        days = parameters.get_param(const.AUDIT_RETENTION_PARAMETER) or "0"
+        if not days.isdecimal() or not int(days):
+            return 0, 0
+        days = int(days)
+        cut_off = fields.Datetime.now() - timedelta(days=days)
+        cr = self.env.cr
+        cr.execute(
+            "SELECT set_config('vworkspace.audit_cut_off', %s, true)", [str(cut_off)]
+        )
+        cr.execute(
+            SQL(
+                """DELETE FROM vworkspace_audit_entry
+                    WHERE id IN (SELECT id FROM vworkspace_audit_entry
+                                  WHERE date < %s ORDER BY id LIMIT %s)""",
+                cut_off,
+                PURGE_BATCH,
+            )
+        )
+        done = cr.rowcount
+        cr.execute("SELECT set_config('vworkspace.audit_cut_off', '', true)")
+        return done, PURGE_BATCH if done == PURGE_BATCH else 0

@@ -1,0 +1,119 @@
+import json
+
+from odoo import api, fields, models
+from odoo.exceptions import UserError
+
+from .. import const
+from ..kube import diff
+
+
+class VworkspaceRevision(models.Model):
+    """One saved intent of a record: what was to happen, who wanted it, how it ended.
+
+    Written once; only its outcome is filled in, by delivery. Rolling back makes a new
+    revision, so the history never changes.
+    """
+
+    _name = "vworkspace.revision"
+    _description = "Revision"
+    _inherit = ["vworkspace.protected.mixin"]
+    _order = "id desc"
+    _log_access = True
+
+    res_model = fields.Char(required=True, readonly=True)
+    res_id = fields.Many2oneReference(
+        string="Record", model_field="res_model", required=True, readonly=True
+    )
+    company_id = fields.Many2one("res.company", readonly=True, index=True)
+    number = fields.Integer(required=True, readonly=True, string="Revision")
+    kind = fields.Selection(
+        [("deploy", "Deploy"), ("delete", "Delete"), ("adopt", "Adopt")],
+        required=True,
+        readonly=True,
+    )
+    reason = fields.Char(readonly=True, help="Why, where somebody said so.")
+    user_id = fields.Many2one("res.users", readonly=True, ondelete="restrict")
+    manifest = fields.Text(string="Manifest as JSON", readonly=True)
+    # The form as it was, so that rolling back brings back what was written there.
+    desired = fields.Json(readonly=True)
+    takeover_fields = fields.Json(
+        readonly=True, help="Fields that are taken over from other managers."
+    )
+    given_up_fields = fields.Json(
+        readonly=True, help="Fields that are left to other managers from now on."
+    )
+    diff = fields.Text(
+        string="Changes", readonly=True, help="Against the revision before."
+    )
+    outcome = fields.Selection(
+        const.DELIVERY_STATES, readonly=True, default="pending", required=True
+    )
+    message = fields.Text(readonly=True)
+    finished_at = fields.Datetime(readonly=True)
+    is_current = fields.Boolean(compute="_compute_is_current")
+    manifest_text = fields.Text(compute="_compute_manifest_text", string="Manifest")
+
+    _number_uniq = models.Constraint(
+        "UNIQUE (res_model, res_id, number)", "A record's revisions have a number each."
+    )
+
+    _protected_fields = frozenset(
+        {
+            *("res_model", "res_id", "company_id", "number", "kind", "reason"),
+            *("user_id", "manifest", "desired", "takeover_fields", "given_up_fields"),
+            *("diff", "outcome", "message", "finished_at"),
+        }
+    )
+
+    # === COMPUTE METHODS === #
+
+    @api.depends("number", "kind")
+    def _compute_display_name(self):
+        for revision in self:
+            revision.display_name = self.env._("Revision %s", revision.number)
+
+    def _compute_is_current(self):
+        for revision in self:
+            record = revision._record()
+            revision.is_current = record.applied_revision_id == revision
+
+    @api.depends("manifest")
+    def _compute_manifest_text(self):
+        for revision in self:
+            text = revision.manifest
+            revision.manifest_text = text and json.dumps(
+                diff.mask(json.loads(text), ""), indent=2, ensure_ascii=False
+            )
+
+    # === ACTIONS === #
+
+    def action_roll_back(self):
+        """Make this revision's content the intent again, as a new revision."""
+        self.ensure_one()
+        record = self._record()
+        record.check_access("write")
+        if self.kind != "deploy" or not self.desired:
+            raise UserError(
+                self.env._("Only a revision that was deployed can be gone back to.")
+            )
+        record._restore_desired(self.desired)
+        record._deploy(reason=self.env._("Back to revision %s.", self.number))
+        return {"type": "ir.actions.client", "tag": "soft_reload"}
+
+    def action_open(self):
+        """Open this revision in a dialog."""
+        self.ensure_one()
+        self.check_access("read")
+        return {
+            "type": "ir.actions.act_window",
+            "name": self.display_name,
+            "res_model": self._name,
+            "res_id": self.id,
+            "view_mode": "form",
+            "target": "new",
+        }
+
+    # === BUSINESS METHODS === #
+
+    def _record(self):
+        return self.env[self.res_model].browse(self.res_id)
