@@ -23,12 +23,12 @@ import urllib3
 
 from environment.control_plane_build import program
 from environment.paths import ADDON
+from environment.processes import wait_until
 
 from .stack import MODEL, NAMESPACE, values
 
 RECORDS = 1_000
 RUNS = 3
-LOOK_EVERY = 0.05  # s
 TIMEOUT = 300.0  # s
 COLLECTION = f"/apis/apps.vworkspace.io/v1alpha1/namespaces/{NAMESPACE}"
 
@@ -83,13 +83,13 @@ def _deploy(stack, ids):
     ((known,),) = stack.query("SELECT COALESCE(max(id), 0) FROM vworkspace_audit_entry")
     started = time.perf_counter()
     stack.odoo.call(MODEL, "action_deploy", ids)
-    while True:
-        seconds = time.perf_counter() - started
-        if _stored(stack, known) == len(ids):
-            break
-        if seconds > TIMEOUT:
-            raise RuntimeError(f"Not all is delivered after {TIMEOUT} s.")
-        time.sleep(LOOK_EVERY)
+    wait_until(
+        lambda: _stored(stack, known) == len(ids),
+        what="all outcomes to be stored",
+        timeout=TIMEOUT,
+        process=stack.odoo_process,
+    )
+    seconds = time.perf_counter() - started
     ((applied,),) = stack.query(
         """SELECT count(*) FROM vworkspace_application_instance
             WHERE id = ANY(%s) AND delivery_state = 'applied'

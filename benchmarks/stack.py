@@ -91,8 +91,7 @@ class Stack:
             stack.callback(server.stop)
             server.start()
             self.odoo_process = server.process
-            self._url = server.url
-            self.odoo = self.login()
+            self.odoo = Rpc(server.url, DATABASE, login="admin", password="admin")  # noqa: S106
             self.cluster = self.register(CLUSTER_ID, NAMESPACE)
             self._rows = postgres.connect(DATABASE)
             self._rows.autocommit = True
@@ -102,10 +101,6 @@ class Stack:
 
     def __exit__(self, *exc):
         self._stack.close()
-
-    def login(self):
-        """Return a session of the admin; one session makes one call at a time."""
-        return Rpc(self._url, DATABASE, login="admin", password="admin")  # noqa: S106
 
     def query(self, query, *values):
         """Return the rows of a query on Odoo's database, past Odoo."""

@@ -93,7 +93,6 @@ def as_other_database(database, record, *, other="another-database", name=None):
 
 def count_objects(control_plane, namespace):
     collection = (
-        f"/apis/apps.vworkspace.io/v1alpha1/namespaces/{namespace}"
-        "/applicationinstances"
+        f"/apis/apps.vworkspace.io/v1alpha1/namespaces/{namespace}/applicationinstances"
     )
     return len(control_plane.request("GET", collection)["items"])

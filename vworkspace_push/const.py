@@ -15,7 +15,7 @@ NOTIFY_CHANNEL = "vworkspace_push"
 DELIVER_AFTER_COMMIT_LIMIT = 5
 
 DELIVERY_BATCH = 100  # records of one cluster that one transaction locks
-DELIVERY_LANES = 12  # clusters that one cron run delivers to at the same time
+DELIVERY_LANES = 8  # clusters that one cron run delivers to at the same time
 DELIVERY_BUDGET = 50.0  # s for which one cron run takes on more; Odoo's limit is 120
 DELIVERY_TIMEOUT = 8.0  # s for one API call, while a user may be waiting for it
 

@@ -4,6 +4,13 @@ from playwright.sync_api import expect
 
 TIMEOUT = 15_000  # ms; nothing that a test waits for may take longer
 
+CHART = {
+    "catalog_id": "wiki",
+    "chart_url": "oci://registry.example.com/charts",
+    "chart_name": "wiki",
+    "chart_version": "1.4.2",
+}
+
 expect.set_options(timeout=TIMEOUT)
 
 
@@ -39,8 +46,18 @@ class Screens:
         expect(self.page.locator(".o_list_view")).to_be_visible()
         self._remember()
 
+    def open_cluster(self, id_):
+        self.page.goto(f"/odoo/vworkspace-clusters/{id_}")
+        expect(self.page.locator(".o_form_view")).to_be_visible()
+        self._remember()
+
+    def open_catalog(self):
+        self.page.goto("/odoo/vworkspace-catalog")
+        expect(self.page.locator(".o_kanban_view")).to_be_visible()
+        self._remember()
+
     def tab(self, name):
-        self.page.get_by_role("tab", name=name).click()
+        self.page.get_by_role("tab", name=name, exact=True).click()
 
     def _remember(self):
         """Leave a mark that a reload of the page would wipe away."""
@@ -51,8 +68,28 @@ class Screens:
 
     # === DOING === #
 
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
     def press(self, button):
-        self.page.get_by_role("button", name=button, exact=True).click()
+        self.button(button).click()
+
+    def on_top(self, name):
+        """Return one of the buttons that lead from a form to what belongs to it."""
+        return self.page.locator(".oe_stat_button", has_text=name)
+
+    def answer(self, button):
+        """Press a button of the dialog that is open."""
+        self.dialog.get_by_role("button", name=button, exact=True).click()
+
+    def choose_in_gear_menu(self, name):
+        """Choose an entry of the gear menu of a form."""
+        self.gear.click()
+        self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    @property
+    def gear(self):
+        return self.page.locator(".o_cp_action_menus button.dropdown-toggle")
 
     def new(self):
         self.press("New")
@@ -62,10 +99,30 @@ class Screens:
         return self.field(field).locator("input, textarea")
 
     def enter(self, **values):
-        """Type into fields, and leave each."""
+        """Type into fields in place of what is there, and leave each."""
         for field, value in values.items():
-            self.input(field).fill(value)
+            if self._is_code(field):
+                self.write_code(field, value)
+            else:
+                self.input(field).fill(value)
             self.input(field).blur()
+
+    def write_code(self, field, text):
+        """Type into a code editor in place of what is there, and stay in it."""
+        self.input(field).focus()
+        self.page.keyboard.press("ControlOrMeta+A")
+        self.page.keyboard.insert_text(text)
+
+    def _is_code(self, field):
+        """Tell whether a field is edited in the code editor."""
+        return "o_field_code" in self.field(field).get_attribute("class")
+
+    def fill_in_application(self, *, name, namespace, **chart):
+        """Fill a new application's form in, from top to bottom."""
+        self.enter(name=name)
+        self.choose("cluster_id", "Production")
+        self.choose("namespace_id", namespace)
+        self.enter(**{**CHART, **chart})
 
     def drop(self, field, text):
         """Drop a text file onto a field."""
@@ -98,9 +155,40 @@ class Screens:
     def field(self, name):
         return self.page.locator(f".o_form_view .o_field_widget[name={name}]").first
 
+    def expect_entered(self, field, text):
+        """Wait until an input or a code editor holds a text."""
+        if self._is_code(field):
+            lines = self.field(field).locator(".ace_text-layer .ace_line")
+            expect(lines).to_have_text(text.split("\n"))
+        else:
+            expect(self.input(field)).to_have_value(text)
+
     @property
     def dialog(self):
         return self.page.get_by_role("dialog")
+
+    def diff(self, field, *, within=None):
+        """Return the lines of a list of changes."""
+        place = within or self.page.locator(".o_form_view")
+        return place.locator(f"[name={field}] .o_vworkspace_diff_line")
+
+    def line(self, field, text, *, within=None):
+        """Return the line with a cell of that text in a list inside a form."""
+        place = within or self.page.locator(".o_form_view")
+        cell = self.page.get_by_role("cell", name=text, exact=True)
+        return place.locator(f"[name={field}] .o_data_row", has=cell)
+
+    def owned(self, field):
+        """Return the line of a field in the Ownership tab."""
+        heading = self.page.get_by_role("rowheader", name=field)
+        return self.page.locator(".o_vworkspace_ownership tr", has=heading)
+
+    def owners(self, field):
+        return self.owned(field).locator("td").last.locator(".badge")
+
+    def badge(self, text):
+        """Return one of the badges below the title of a form."""
+        return self.page.locator(".oe_title .badge:visible", has_text=text)
 
     @property
     def alerts(self):

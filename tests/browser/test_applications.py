@@ -7,20 +7,6 @@ import pytest
 from playwright.sync_api import expect
 
 APPLICATION = "vworkspace.application.instance"
-CHART = {
-    "catalog_id": "wiki",
-    "chart_url": "oci://registry.example.com/charts",
-    "chart_name": "wiki",
-    "chart_version": "1.4.2",
-}
-
-
-def fill_in(screen, *, name, namespace, **chart):
-    """Fill a new application's form in, from top to bottom."""
-    screen.enter(name=name)
-    screen.choose("cluster_id", "Production")
-    screen.choose("namespace_id", namespace)
-    screen.enter(**{**CHART, **chart})
 
 
 # === DEPLOYING === #
@@ -30,7 +16,7 @@ def test_deploy_from_the_form_turns_ready_without_a_reload(browse, place, namesp
     screen = browse("demo")
     screen.open_applications()
     screen.new()
-    fill_in(screen, name="intranet", namespace=namespace)
+    screen.fill_in_application(name="intranet", namespace=namespace)
     screen.enter(values_yaml="replicaCount: 2")
 
     screen.press("Deploy")
@@ -61,17 +47,19 @@ def test_deploying_a_change_is_offered_once_something_changed(screen, make_appli
 
 
 def test_delete_from_cluster_asks_first_and_ends_as_deleted(screen, make_application):
-    _name, id_ = make_application()
+    name, id_ = make_application()
     screen.open_application(id_)
     screen.expect_health("Ready")
 
     screen.press("Delete from Cluster")
-    screen.dialog.get_by_role("button", name="Cancel").click()
+    screen.answer("Keep")
+    expect(screen.dialog).to_have_count(0)
     screen.expect_delivery("Applied")
 
     screen.press("Delete from Cluster")
-    expect(screen.dialog).to_contain_text("uninstalled")
-    screen.dialog.get_by_role("button", name="Ok").click()
+    expect(screen.dialog).to_contain_text("uninstalls")
+    expect(screen.line("instance_ids", name, within=screen.dialog)).to_be_visible()
+    screen.answer("Delete From the Cluster")
     screen.expect_delivery("Deleted")
     screen.expect_no_reload()
 
@@ -177,6 +165,27 @@ def test_typing_is_not_disturbed_by_a_status_that_arrives(
     expect(version).to_have_value("1.5.0")
 
 
+def test_writing_values_is_not_disturbed_by_a_status_that_arrives(
+    browse, screen, make_application, behave
+):
+    name, id_ = make_application()
+    screen.open_application(id_)
+    screen.expect_health("Ready")
+    watcher = browse("admin")
+    watcher.open_applications()
+
+    screen.write_code("values_yaml", "replicas: 2\n# until")
+    behave(name, "degrade")
+    expect(watcher.row_health(name)).to_have_text("Degraded")
+    screen.page.keyboard.insert_text(" the summer")
+
+    screen.expect_entered("values_yaml", "replicas: 2\n# until the summer")
+    screen.expect_health("Ready")
+    screen.save()
+    screen.expect_health("Degraded")
+    screen.expect_entered("values_yaml", "replicas: 2\n# until the summer")
+
+
 def test_what_was_entered_stays_until_discarded(
     browse, screen, make_application, behave
 ):
@@ -215,20 +224,22 @@ def test_bad_input_is_named_kept_and_not_deployed(
     ((field, text),) = values.items()
     name = f"draft-{field.replace('_', '-')}"
     screen.open_new_application()
-    fill_in(screen, name=name, namespace=namespace, **values)
+    screen.fill_in_application(name=name, namespace=namespace, **values)
     expect(screen.alerts).to_contain_text(sentence)
 
     screen.press("Deploy")
     expect(screen.dialog).to_contain_text(sentence)
     screen.dialog.get_by_role("button", name="Close").first.click()
 
-    expect(screen.input(field)).to_have_value(text)
+    screen.expect_entered(field, text)
     screen.expect_delivery("Draft")
 
 
 def test_a_draft_can_be_saved_as_it_is(screen, odoo, place, namespace):
     screen.open_new_application()
-    fill_in(screen, name="unfinished", namespace=namespace, chart_version="latest")
+    screen.fill_in_application(
+        name="unfinished", namespace=namespace, chart_version="latest"
+    )
 
     screen.save()
 
@@ -272,7 +283,7 @@ def test_refusal_by_admission_is_shown_in_the_operators_words(
     control_plane.grant(["plain"])
     odoo.create("vworkspace.cluster.namespace", cluster_id=cluster, name="plain")
     screen.open_new_application()
-    fill_in(screen, name="stranger", namespace="plain")
+    screen.fill_in_application(name="stranger", namespace="plain")
 
     screen.press("Deploy")
 

@@ -33,6 +33,9 @@ def differences(connection, control_plane):
     for name, namespace, manifest, uid, state, wanted, delivered in rows:
         obj = live.pop((namespace, name), None)
         place = f"{namespace}/{name}"
+        if state == "deleted":
+            found += [f"{place} is deleted and has an object"] if obj else []
+            continue
         if state != "applied":
             found.append(f"{place} is {state}")
         if delivered != wanted:

@@ -1,17 +1,21 @@
 """A real Odoo server in a process of its own, which tests may kill."""
 
-from types import SimpleNamespace
+import re
 
 import pytest
 
 from environment import demo
+from environment.odoo import START_TIMEOUT, WATCH_READY_LINE
 from environment.processes import free_port
 from tests.conftest import CLUSTER_ID
 from tests.faults.client import OdooClient
+from tests.waiting import eventually
 
 DATABASE = "faults"
 INSTANCE = "vworkspace.application.instance"
 NOISE = (" ERROR ", " CRITICAL ", "Traceback")
+ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # of a log, begins here
+CRON_THREADS = 3  # of each server
 
 
 @pytest.fixture(scope="session")
@@ -22,20 +26,71 @@ def odoo_config(odoo_install, postgres, work):
         data_dir=postgres.directory.parent / "odoo",
         http_port=free_port(),
         gevent_port=free_port(),
+        extra={"max_cron_threads": CRON_THREADS},
     )
 
 
 @pytest.fixture(scope="session")
-def odoo_server(odoo_config, odoo_install, postgres, template_database, work):
-    """An Odoo server with its cron thread, on a database of its own."""
+def odoo_server(odoo_config, odoo_install, postgres, template_database, odoo_log):
+    """An Odoo server with its cron threads, on a database of its own."""
     odoo_install.copy_database(postgres, template_database, DATABASE)
-    log = work / "logs" / "faults-odoo.log"
-    server = odoo_install.server(odoo_config, DATABASE, log=log)
+    server = odoo_install.server(odoo_config, DATABASE, log=odoo_log)
     server.start()
     yield server
     server.stop()
-    lines = log.read_text().splitlines()
-    assert [line for line in lines if any(word in line for word in NOISE)] == []
+
+
+@pytest.fixture
+def second_server(odoo_server, odoo_config, odoo_install, postgres, odoo_log):
+    """Another Odoo on the same database, as on another machine."""
+    config = odoo_install.config_file(
+        odoo_config.with_name("second.conf"),  # beside the keys, which they share
+        postgres=postgres,
+        data_dir=postgres.directory.parent / "odoo",
+        http_port=free_port(),
+        gevent_port=free_port(),
+        extra={"max_cron_threads": CRON_THREADS},
+    )
+    server = odoo_install.server(config, DATABASE, log=odoo_log)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def watch_worker(odoo_server, odoo_config, odoo_install, odoo_log):
+    """The watch worker of the server's database."""
+    worker = odoo_install.watch_worker(odoo_config, DATABASE, log=odoo_log)
+    worker.start()
+    worker.wait_for_output(WATCH_READY_LINE, timeout=START_TIMEOUT)
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture(scope="session")
+def odoo_log(work):
+    """What all of these processes write to."""
+    return work / "logs" / "faults-odoo.log"
+
+
+@pytest.fixture(autouse=True)
+def quiet_log(odoo_log, request):
+    """Fail a test in which an Odoo's log has an error.
+
+    A test that provokes one names it: ``@pytest.mark.expect_log("part of its text")``.
+    """
+    marker = request.node.get_closest_marker("expect_log")
+    expected = marker.args if marker else ()
+    size = odoo_log.stat().st_size if odoo_log.exists() else 0
+    yield
+    with odoo_log.open(errors="replace") as file:
+        file.seek(size)
+        entries = ENTRY.split(file.read())
+    noise = [entry for entry in entries if any(word in entry for word in NOISE)]
+    surprising = [
+        entry for entry in noise if not any(text in entry for text in expected)
+    ]
+    assert surprising == []
 
 
 @pytest.fixture
@@ -80,7 +135,7 @@ def make_instances(client, cluster_ids, namespace):
         [{"cluster_id": cluster_ids[0], "name": namespace}],
     )
 
-    def make(count):
+    def make(count, **values):
         return client.call(
             INSTANCE,
             "create",
@@ -94,6 +149,7 @@ def make_instances(client, cluster_ids, namespace):
                     "chart_name": "wiki",
                     "chart_version": "1.4.2",
                     "values_yaml": "replicas: 1\n",
+                    **values,
                 }
                 for number in range(count)
             ],
@@ -104,40 +160,74 @@ def make_instances(client, cluster_ids, namespace):
 
 @pytest.fixture
 def records(connection, postgres):
+    return Records(connection, postgres)
+
+
+class Records:
     """What a test asks the database itself, and how it spares itself a minute."""
 
-    def states(ids):
-        with connection.cursor() as cr:
-            cr.execute(
-                """SELECT delivery_state FROM vworkspace_application_instance
-                    WHERE id = ANY(%s) ORDER BY id""",
-                [ids],
-            )
-            return [state for (state,) in cr.fetchall()]
+    def __init__(self, connection, postgres):
+        self._connection = connection
+        self._postgres = postgres
+        self._cron_id = self.query(
+            """SELECT res_id FROM ir_model_data
+                WHERE module = 'vworkspace_push' AND name = 'ir_cron_deliver'"""
+        )[0][0]
 
-    def run_due_cron():
-        """Let the server's own cron thread run now what is due within a minute."""
-        with connection.cursor() as cr:
-            cr.execute(
-                """UPDATE vworkspace_application_instance
-                      SET next_attempt_at = now() AT TIME ZONE 'UTC'
-                    WHERE next_attempt_at IS NOT NULL"""
-            )
-            cr.execute(
-                """UPDATE ir_cron SET nextcall = now() AT TIME ZONE 'UTC'
-                    WHERE id IN (SELECT res_id FROM ir_model_data
-                                  WHERE module = 'vworkspace_push'
-                                    AND model = 'ir.cron')"""
-            )
-        waker = postgres.connect("postgres")  # where Odoo's cron threads listen
-        waker.autocommit = True
-        with waker.cursor() as cr:
-            cr.execute("SELECT pg_notify('cron_trigger', %s)", [DATABASE])
-        waker.close()
+    def query(self, statement, *parameters):
+        with self._connection.cursor() as cr:
+            cr.execute(statement, parameters)
+            return cr.fetchall() if cr.description else []
 
-    def hold(ids):
+    def states(self, ids):
+        rows = self.query(
+            """SELECT delivery_state FROM vworkspace_application_instance
+                WHERE id = ANY(%s) ORDER BY id""",
+            ids,
+        )
+        return [state for (state,) in rows]
+
+    def run_due_cron(self):
+        """Let a server's own cron thread run now what waits for its time."""
+        self.query("UPDATE vworkspace_delivery_lane SET retry_at = NULL")
+        self.query(
+            """UPDATE vworkspace_application_instance
+                  SET next_attempt_at = now() AT TIME ZONE 'UTC'
+                WHERE next_attempt_at IS NOT NULL"""
+        )
+        self.query(
+            """UPDATE vworkspace_application_instance
+                  SET next_heal_at = now() AT TIME ZONE 'UTC'
+                WHERE next_heal_at > now() AT TIME ZONE 'UTC'"""
+        )
+        self.query(
+            """UPDATE ir_cron SET nextcall = now() AT TIME ZONE 'UTC'
+                WHERE id IN (SELECT res_id FROM ir_model_data
+                              WHERE module = 'vworkspace_push'
+                                AND model = 'ir.cron')"""
+        )
+        # A server that has just started serves pages before its cron threads listen.
+        eventually(
+            lambda: self._wake() or self._cron_has_begun(),
+            what="a cron thread to wake up",
+        )
+
+    def cron_has_run(self):
+        """Tell whether the deliveries' cron ended since it was last made due."""
+        return self.query(
+            "SELECT nextcall > now() AT TIME ZONE 'UTC' FROM ir_cron WHERE id = %s",
+            self._cron_id,
+        )[0][0]
+
+    def lane_is_open(self):
+        """Tell whether deliveries to a cluster are held back."""
+        return bool(
+            self.query("SELECT 1 FROM vworkspace_delivery_lane WHERE failures > 0")
+        )
+
+    def hold(self, ids):
         """Lock rows until the connection that is returned gets closed."""
-        holder = postgres.connect(DATABASE)
+        holder = self._postgres.connect(DATABASE)
         with holder.cursor() as cr:
             cr.execute(
                 """SELECT 1 FROM vworkspace_application_instance
@@ -146,4 +236,15 @@ def records(connection, postgres):
             )
         return holder
 
-    return SimpleNamespace(states=states, run_due_cron=run_due_cron, hold=hold)
+    def _cron_has_begun(self):
+        idle = self.query(
+            "SELECT 1 FROM ir_cron WHERE id = %s FOR UPDATE SKIP LOCKED", self._cron_id
+        )
+        return not idle or self.cron_has_run()
+
+    def _wake(self):
+        waker = self._postgres.connect("postgres")  # where Odoo's cron threads listen
+        waker.autocommit = True
+        with waker.cursor() as cr:
+            cr.execute("SELECT pg_notify('cron_trigger', %s)", [DATABASE])
+        waker.close()

@@ -15,23 +15,36 @@ CREDENTIAL = "vworkspace.cluster.credential"
 CATALOG = "vworkspace.catalog.entry"
 TEMPLATE = "vworkspace.operation.template"
 OPERATION = "vworkspace.operation"
+REVISION = "vworkspace.revision"
+AUDIT = "vworkspace.audit.entry"
+CAPABILITY = "vworkspace.capability"
+LEFT_FIELD = "vworkspace.left.field"
 
 # The least role that may call each public method of ours, on a record of its own
 # company. A new public method must be entered here, or the first test below fails.
 METHODS = {
+    (INSTANCE, "action_adopt"): "operator",
+    (INSTANCE, "action_claim"): "admin",
     (INSTANCE, "action_delete_from_cluster"): "operator",
     (INSTANCE, "action_deploy"): "operator",
     (INSTANCE, "action_forget_lost"): "operator",
     (INSTANCE, "action_import_existing"): "operator",
     (INSTANCE, "action_open_adopt"): "operator",
+    (INSTANCE, "action_open_audit"): "viewer",
     (INSTANCE, "action_open_conflicts"): "operator",
     (INSTANCE, "action_open_copy"): "operator",
     (INSTANCE, "action_open_delete"): "operator",
     (INSTANCE, "action_open_forget"): "admin",
+    (INSTANCE, "action_open_operations"): "viewer",
     (INSTANCE, "action_open_preview"): "operator",
+    (INSTANCE, "action_pause"): "operator",
+    (INSTANCE, "action_restore_ours"): "operator",
+    (INSTANCE, "action_resume"): "operator",
+    (INSTANCE, "action_send_again"): "operator",
     (INSTANCE, "copy_data"): "viewer",
     (INSTANCE, "create"): "operator",
     (INSTANCE, "default_get"): "nobody",  # defaults are no data
+    (INSTANCE, "get_ownership"): "viewer",
     (INSTANCE, "unlink"): "operator",
     (INSTANCE, "write"): "operator",
     (CLUSTER, "action_accept_certificate"): "admin",
@@ -42,9 +55,13 @@ METHODS = {
     (CLUSTER, "action_erase_unverified"): "admin",
     (CLUSTER, "action_fetch_certificate"): "admin",
     (CLUSTER, "action_finish_revocation"): "admin",
+    (CLUSTER, "action_open_audit"): "viewer",
+    (CLUSTER, "action_open_foreign_instances"): "viewer",
     (CLUSTER, "action_open_import"): "operator",
     (CLUSTER, "action_open_instances"): "viewer",
     (CLUSTER, "action_open_unwell_instances"): "viewer",
+    (CLUSTER, "action_pause"): "admin",
+    (CLUSTER, "action_resume"): "admin",
     (CLUSTER, "action_revoke"): "admin",
     (CLUSTER, "action_test_connection"): "admin",
     (CLUSTER, "action_use_in_cluster"): "admin",
@@ -75,6 +92,15 @@ METHODS = {
     (OPERATION, "default_get"): "nobody",  # defaults are no data
     (OPERATION, "unlink"): "operator",
     (OPERATION, "write"): "operator",
+    (REVISION, "action_open"): "viewer",
+    (REVISION, "action_roll_back"): "operator",
+    (REVISION, "create"): None,
+    (REVISION, "default_get"): "nobody",  # defaults are no data
+    (REVISION, "write"): None,
+    (AUDIT, "action_open_record"): "viewer",
+    (AUDIT, "init"): None,
+    (CAPABILITY, "write"): "operator",
+    (LEFT_FIELD, "action_claim_again"): "operator",
     ("vworkspace.cluster.namespace", "create"): "admin",
     ("vworkspace.cluster.namespace", "write"): "admin",
 }
@@ -115,6 +141,12 @@ READABLE_BY = {
     "vworkspace.condition": "viewer",
     "vworkspace.endpoint": "viewer",
     "vworkspace.field.conflict": "viewer",
+    "vworkspace.field.drift": "viewer",
+    LEFT_FIELD: "viewer",
+    CAPABILITY: "viewer",
+    REVISION: "viewer",
+    AUDIT: "viewer",
+    "vworkspace.delivery.lane": "viewer",
     "vworkspace.delivery.lock": None,
 }
 
@@ -127,7 +159,7 @@ ADMINS_FIELDS = {
 
 WRITTEN_BY_PEOPLE = {
     *(INSTANCE, CLUSTER, "vworkspace.cluster.namespace"),
-    *(CATALOG, TEMPLATE, OPERATION),
+    *(CATALOG, TEMPLATE, OPERATION, CAPABILITY),
 }
 
 # The same for all companies
@@ -178,7 +210,12 @@ def test_private_methods_are_out_of_reach(database, users, rows, role):
         (CREDENTIAL, "_store"),
         (CREDENTIAL, "_writer"),
         (INSTANCE, "_writer"),
+        (INSTANCE, "_audit"),
+        (INSTANCE, "_heal"),
+        (INSTANCE, "_intend"),
         (INSTANCE, "_cron_deliver"),
+        (AUDIT, "_add"),
+        (AUDIT, "_gc_audit_entries"),
     ]:
         with pytest.raises(AccessError), rolled_back(database, role) as env:
             call(env, model, method, rows["own"][model])
@@ -292,7 +329,7 @@ def test_another_companys_records_cannot_be_acted_on(
 
 
 @pytest.mark.parametrize("writer", [None, True, "WRITER", {"WRITER": True}], ids=str)
-@pytest.mark.parametrize("model", [INSTANCE, OPERATION, CLUSTER])
+@pytest.mark.parametrize("model", [INSTANCE, OPERATION, CLUSTER, REVISION])
 def test_what_happened_in_the_cluster_cannot_be_written_by_hand(
     database, users, rows, model, writer
 ):
@@ -605,7 +642,20 @@ def make_rows(database, login, name):
             ),
             TEMPLATE: env.ref("vworkspace_push.operation_template_backup_velero"),
             OPERATION: env[OPERATION].create(operation),
+            REVISION: env[REVISION]
+            ._writer()
+            .create(
+                {
+                    "res_model": INSTANCE,
+                    "res_id": instance.id,
+                    "company_id": cluster.company_id.id,
+                    "number": 7,
+                    "kind": "deploy",
+                }
+            ),
         }
+        instance._audit("pause")
+        made[AUDIT] = env[AUDIT].search([("res_id", "=", instance.id)])
         for model, values in {
             "vworkspace.watch.lease": {"cluster_id": cluster.id},
             "vworkspace.cluster.check": {
@@ -617,6 +667,10 @@ def make_rows(database, login, name):
             "vworkspace.condition": {**of_instance, "type": "Ready", "status": "True"},
             "vworkspace.endpoint": {**of_instance, "name": "web"},
             "vworkspace.field.conflict": {**of_instance, "field": ".spec"},
+            "vworkspace.field.drift": {**of_instance, "field": ".spec"},
+            LEFT_FIELD: {**of_instance, "field": ".spec.chart"},
+            CAPABILITY: {**of_instance, "capability": "backup", "engine": "velero"},
+            "vworkspace.delivery.lane": {"cluster_id": cluster.id},
         }.items():
             made[model] = env[model].sudo().create(values)
         return {model: record.ids for model, record in made.items()}
@@ -744,6 +798,8 @@ def arguments_for(rows, model, method):
             return ([new_values(rows["own"], model)],)
         case "write" if model == CREDENTIAL:
             return (own, {"summary": "changed"})
+        case "write" if model == CAPABILITY:
+            return (own, {"engine": "changed"})
         case "write":
             return (own, {"name": "changed"})
         case "default_get":

@@ -12,7 +12,6 @@ from tests.deliveries import (
 from tests.live_objects import create_object, get_object
 from tests.registration import Spy
 
-
 # === WHAT EXISTS ALREADY === #
 
 

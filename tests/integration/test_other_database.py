@@ -5,6 +5,7 @@ import pytest
 
 from tests.deliveries import (
     INSTANCE,
+    TABLE,
     act,
     apply_as,
     as_other_database,
@@ -76,7 +77,7 @@ def test_it_is_not_healed_behind_the_other_databases_back(
     database, taken, cluster, control_plane, namespace
 ):
     manifest = as_other_database(database, taken, other=OTHER)
-    del manifest["spec"]["values"]["inline"]["replicas"]
+    manifest["spec"]["values"]["inline"] = {"size": 2}
     apply_as(control_plane, manifest, "vworkspace-odoo")
     change(database, taken, heal_mode="on")
 
@@ -85,7 +86,8 @@ def test_it_is_not_healed_behind_the_other_databases_back(
 
     assert database.read(taken, "is_drifted") is True
     assert states(database, taken) == ["applied"]
-    assert get_object(control_plane, namespace)["spec"]["values"]["inline"] == {}
+    live = get_object(control_plane, namespace)
+    assert live["spec"]["values"]["inline"] == {"size": 2}
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "approver"])
@@ -173,19 +175,15 @@ def test_an_annotation_is_untrusted_text(
 @pytest.fixture
 def taken(database, cluster, make_instance, deploy, control_plane):
     """A record whose object another database wrote to, which we have seen."""
-    database.sql("UPDATE vworkspace_application_instance SET foreign_database = NULL")
     instance = make_instance()
     deploy(instance)
     manifest = as_other_database(database, instance, other=OTHER)
     manifest["spec"]["chart"]["version"] = "5.0.0"
     apply_as(control_plane, manifest, "vworkspace-odoo")
-    database.sql(
-        # Those of earlier tests would be counted as well.
-        "UPDATE vworkspace_application_instance SET uid = NULL WHERE id <> %s",
-        instance.id,
-    )
     database.run_cron("ir_cron_status")
-    return instance
+    yield instance
+    # The next test's cluster is to count its own alone.
+    database.sql(f"DELETE FROM {TABLE} WHERE id = %s", instance.id)  # noqa: S608
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,7 @@ def test_a_paused_cluster_holds_all_its_applications_back(
     database, paused_cluster, make_instance, deploy, monkeypatch
 ):
     instances = [make_instance(name=name) for name in ("one", "two")]
+    before = database.read(paused_cluster, "waiting_count")
     spy = Spy(monkeypatch)
 
     for instance in instances:
@@ -111,7 +112,7 @@ def test_a_paused_cluster_holds_all_its_applications_back(
     waiting = database.read(instances[0], "waiting_for")
     assert waiting == "Somebody to resume Test: deliveries to it are paused."
     assert database.read(paused_cluster, "lane_state") == "paused"
-    assert database.read(paused_cluster, "waiting_count") == 2
+    assert database.read(paused_cluster, "waiting_count") == before + 2
 
     act(database, paused_cluster, "action_resume")
     database.run_cron("ir_cron_deliver")

@@ -277,7 +277,7 @@ def test_a_secret_of_old_is_masked_wherever_a_revision_is_shown(
 
     first, second = revisions(database, instance, "manifest_text", "diff")
     assert "hunter2" not in first["manifest_text"] + second["diff"]
-    assert "- .spec.values.inline.auth.password: \"•••\"" in second["diff"].splitlines()
+    assert '- .spec.values.inline.auth.password: "•••"' in second["diff"].splitlines()
     assert '"password": "•••"' in first["manifest_text"]
 
 

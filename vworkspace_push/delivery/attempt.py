@@ -2,15 +2,14 @@
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from .. import const
-from ..kube import apply, diff, ownership, resources
-from ..kube.errors import AlreadyExists, Denied, KubeError, StaleVersion
+from ..kube import apply, diff, resources
+from ..kube.errors import AlreadyExists, KubeError
 from ..kube.resources import Resource
 from . import outcome
 from .outcome import Outcome
-
-STALE_TRIES = 3  # while somebody else changes the object all the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Intent:
     given_up: frozenset[str] = frozenset()
     connection: object = field(repr=False)  # a kube Connection, or why there is none
 
-    @property
+    @cached_property
     def signed(self):
         """The manifest as it is sent."""
         return resources.signed(
@@ -61,10 +60,8 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
 
 
 def _deploy(intent):
-    if intent.given_up and intent.uid:
-        applied = _give_up(intent)
-    elif intent.takeover and intent.uid:
-        applied = _take_over(intent)
+    if intent.uid and (intent.takeover or intent.given_up):
+        applied = _apply_decided(intent)
     else:
         applied = _apply(intent)
     return _applied(applied)
@@ -80,53 +77,27 @@ def _apply(intent):
     return _apply_to(intent, made_by_us)
 
 
-def _apply_to(intent, uid, **guard):
+def _apply_to(intent, uid):
     return apply.apply(
         intent.connection,
         intent.resource,
         intent.signed,
         uid=uid,
         timeout=const.DELIVERY_TIMEOUT,
-        **guard,
     )
 
 
-def _take_over(intent):
+def _apply_decided(intent):
+    """Apply what a person decided about fields that others own."""
     return apply.take_over(
         intent.connection,
         intent.resource,
         intent.signed,
         uid=intent.uid,
         fields=intent.takeover,
+        given_up=intent.given_up,
         timeout=const.DELIVERY_TIMEOUT,
     )
-
-
-def _give_up(intent):
-    """Apply without the fields that are left to others, unless nobody has them.
-
-    A field that we alone own would be deleted. What was read when that was decided may
-    have changed since, hence the look now, and the version as a guard.
-    """
-    for _try in range(STALE_TRIES):
-        live = _get(intent)
-        ours = {owned.field for owned in ownership.owners(live) if owned.ours}
-        for name in intent.given_up & ours:
-            if not ownership.other_owners(live, name):
-                raise Denied(
-                    f"{name} was to be left to others, but nobody else owns it any "
-                    "more: it would be deleted.",
-                    reason="SoleOwner",
-                    hint="Claim it again on the form, and deploy.",
-                )
-        if intent.takeover:
-            return _take_over(intent)
-        version = live["metadata"]["resourceVersion"]
-        try:
-            return _apply_to(intent, intent.uid, resource_version=version)
-        except StaleVersion as exc:
-            stale = exc
-    raise stale
 
 
 def _uid_if_ours(live, intent):
@@ -224,17 +195,6 @@ def _applied(applied):
         object=applied.object,
         warnings=applied.warnings,
         audit_id=applied.audit_id,
-    )
-
-
-def _get(intent):
-    metadata = intent.manifest["metadata"]
-    return apply.get(
-        intent.connection,
-        intent.resource,
-        metadata["name"],
-        metadata["namespace"],
-        timeout=const.DELIVERY_TIMEOUT,
     )
 
 

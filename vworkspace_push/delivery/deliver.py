@@ -28,7 +28,7 @@ from .. import const
 from ..kube.errors import KubeError, Throttled, Unreachable
 from ..sealing import SealingError
 from ..transactions import in_transaction
-from . import lanes, store
+from . import lanes, store, waker
 from .attempt import Intent, attempt
 
 _logger = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def run(registry, *, budget=const.DELIVERY_BUDGET):
             due = in_transaction(registry, _due_clusters)
             if time.monotonic() > deadline:
                 due = []
-            free = const.DELIVERY_LANES - len(busy)
-            for cluster_id in [c for c in due if c not in busy and c not in idle][:free]:
+            due = [c for c in due if c not in busy and c not in idle]
+            for cluster_id in due[: const.DELIVERY_LANES - len(busy)]:
                 busy[cluster_id] = pool.submit(_lane, registry, cluster_id)
             if not busy:
                 return handled, time.monotonic() <= deadline
@@ -127,7 +127,7 @@ def _deliver_waiting(registry, waiting):
     """Run after the user's commit: it must not raise, the intents are safe already."""
     try:
         if sum(map(len, waiting.values())) > const.DELIVER_AFTER_COMMIT_LIMIT:
-            in_transaction(registry, store.trigger_cron, fields.Datetime.now())
+            in_transaction(registry, waker.trigger, fields.Datetime.now())
             return
         for model, ids in waiting.items():
             clusters = in_transaction(registry, _open_clusters, model, list(ids))
@@ -185,38 +185,42 @@ def _attempt_all(registry, batch):
     """
     limit = lanes.limits.get((registry.db_name, batch.cluster_id))
     opened = threading.Event()
+    deciding = threading.Lock()
     outcomes = {}
 
     def work(intent):
         if opened.is_set():
             return
-        try:
-            with limit.slot():
-                if opened.is_set():
-                    return
-                result, error = attempt(intent, (UserError, SealingError))
-                outcomes[intent.record_id] = result
-                if isinstance(error, Throttled):
-                    raise error
-        except Throttled as exc:
+        result, error = attempt(intent, (UserError, SealingError))
+        outcomes[intent.record_id] = result
+        if isinstance(error, (Throttled, Unreachable)):
+            # The others wait: nothing more is sent on a way in doubt. One speaks for
+            # all that failed with it.
+            with deciding:
+                if not opened.is_set():
+                    decide(error, intent.connection)
+        else:
+            limit.learn(result.duration)
+
+    def decide(error, connection):
+        if isinstance(error, Throttled):
             opened.set()
-            seconds = exc.retry_after or SLOW_DOWN
-            in_transaction(
-                registry, lanes.slow_down, batch.cluster_id, seconds, str(exc)
-            )
+            limit.halve()
+            seconds = error.retry_after or SLOW_DOWN
+            arguments = lanes.slow_down, batch.cluster_id, seconds, str(error)
+        elif failure := lanes.probe(connection):
+            opened.set()
+            arguments = lanes.open_lane, batch.cluster_id, failure
+        else:
             return
-        unreachable = isinstance(error, Unreachable) and not opened.is_set()
-        if unreachable and (failure := lanes.probe(intent.connection)):
-            opened.set()
-            in_transaction(registry, lanes.open_lane, batch.cluster_id, failure)
+        in_transaction(registry, *arguments)
 
     if len(batch.intents) == 1:
         work(batch.intents[0])
         return outcomes
-    workers = min(len(batch.intents), lanes.MOST_AT_ONCE)
+    workers = min(len(batch.intents), limit.now)
     with ThreadPoolExecutor(workers, "vworkspace-delivery") as pool:
-        for future in [pool.submit(work, intent) for intent in batch.intents]:
-            future.result()
+        list(pool.map(work, batch.intents))  # raises what a worker raised
     return outcomes
 
 

@@ -19,8 +19,6 @@ the server keeps its pace, half as many when it says stop.
 """
 
 import threading
-import time
-from contextlib import contextmanager
 from datetime import timedelta
 
 from odoo import fields
@@ -28,9 +26,9 @@ from odoo.tools import SQL
 
 from .. import const
 from ..kube.errors import KubeError, Throttled, describe
-from . import outcome
+from . import outcome, waker
 
-MOST_AT_ONCE = 16  # calls to one API server
+MOST_AT_ONCE = 8  # calls to one API server; each is a thread
 FIRST_AT_ONCE = 4.0
 SLOW = 3.0  # times the usual latency, from which on there are fewer at once
 
@@ -110,23 +108,22 @@ def _write(env, cluster_id, *, failures, retry_at, message):
     cluster.invalidate_recordset(["lane_ids"])
     cluster._notify_updated()
     if retry_at:
-        env.ref("vworkspace_push.ir_cron_deliver")._trigger(retry_at)
+        waker.trigger(env, retry_at)
 
 
 # === CALLS AT ONCE === #
 
 
 class Limit:
-    """How many calls to one API server this process makes at once (AIMD).
+    """How many calls to one API server a batch makes at once (AIMD).
 
     One more for each round of calls that kept the usual pace, a tenth fewer when they
     take much longer than usual, half as many when the server says that it is too much.
     """
 
     def __init__(self):
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._limit = FIRST_AT_ONCE
-        self._under_way = 0
         self._usual = None  # s, the pace of the fast calls
 
     @property
@@ -134,35 +131,21 @@ class Limit:
         """Return how many may be under way."""
         return int(self._limit)
 
-    @contextmanager
-    def slot(self):
-        """Wait for a free slot, and learn from how the call in it went."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way < int(self._limit))
-            self._under_way += 1
-        started = time.monotonic()
-        throttled = False
-        try:
-            yield
-        except Throttled:
-            throttled = True
-            raise
-        finally:
-            with self._changed:
-                self._under_way -= 1
-                self._learn(time.monotonic() - started, throttled)
-                self._changed.notify_all()
+    def learn(self, seconds):
+        """Learn from a call that the server answered after that long."""
+        with self._lock:
+            usual = self._usual or seconds
+            # Falls to a faster pace at once, rises to a slower one over many calls.
+            self._usual = min(seconds, usual + (seconds - usual) / 100)
+            if seconds > SLOW * self._usual:
+                self._limit = max(1.0, self._limit * 0.9)
+            else:
+                self._limit = min(MOST_AT_ONCE, self._limit + 1 / self._limit)
 
-    def _learn(self, seconds, throttled):
-        usual = self._usual or seconds
-        # Falls to a faster pace at once, rises to a slower one over many calls.
-        self._usual = seconds if seconds < usual else usual + (seconds - usual) / 100
-        if throttled:
+    def halve(self):
+        """Take half as many, since the server said that it is too much."""
+        with self._lock:
             self._limit = max(1.0, self._limit / 2)
-        elif seconds > SLOW * self._usual:
-            self._limit = max(1.0, self._limit * 0.9)
-        else:
-            self._limit = min(MOST_AT_ONCE, self._limit + 1 / self._limit)
 
 
 class Limits:

@@ -18,6 +18,7 @@ from ..kube import diff, ownership, resources
 from ..status import sink
 from ..times import naive
 from ..transactions import lock_rows
+from . import waker
 
 _logger = logging.getLogger(__name__)
 
@@ -63,13 +64,9 @@ def outcomes(env, batch, results):
     _store_reported_objects(records, results)
     waits = [results[i].retry_in for i in stored if results[i].retry_in is not None]
     if waits:
-        trigger_cron(env, now + timedelta(seconds=min(waits)))
+        waker.trigger(env, now + timedelta(seconds=min(waits)))
     model.browse(ids)._notify_updated()
     return again
-
-
-def trigger_cron(env, at):
-    env.ref("vworkspace_push.ir_cron_deliver")._trigger(at)
 
 
 # === ROWS === #
@@ -101,11 +98,10 @@ def _update_identities(env, model, ids, results):
 
 def _identity(obj):
     """Return what the cluster says of which object this is, fit for a row."""
-    seen = resources.observe(obj)
     return {
-        "uid": seen.uid,
-        "resource_version": seen.resource_version,
-        "generation": seen.generation or 0,
+        "uid": resources.metadata_text(obj, "uid"),
+        "resource_version": resources.metadata_text(obj, "resourceVersion"),
+        "generation": resources.metadata_generation(obj),
     }
 
 
@@ -151,6 +147,8 @@ def _update_records(env, model, ids, intents, results, now):
                    resource_version = COALESCE(new.version, record.resource_version),
                    generation = COALESCE(new.generation::int, record.generation),
                    applied_fields = COALESCE(new.applied, record.applied_fields),
+                   claimed_database = CASE WHEN new.applied IS NULL
+                                           THEN record.claimed_database END,
                    delivered_revision =
                        COALESCE(new.revision::int, record.delivered_revision),
                    applied_revision_id =
@@ -243,6 +241,8 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
         before = (row["delivery_state"], row["delivery_reason"])
         if intent.attempts and before == (result.state, result.reason or None):
             continue
+        if before[0] == result.state == "deleted":
+            continue  # a report said so first
         rows.append(
             {
                 "user_id": row["user_id"],
@@ -307,7 +307,8 @@ def _store_reported_objects(records, results):
     for record in records:
         answered = results[record.id].object
         if answered and (
-            answered.get("status") or resources.observe(answered).deletion_timestamp
+            answered.get("status")
+            or resources.metadata_text(answered, "deletionTimestamp")
         ):
             report = sink.Report.from_object(answered, kind=record._resource.kind)
             sink.ingest(record.env, record.cluster_id.id, [report])

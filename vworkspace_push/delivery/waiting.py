@@ -27,19 +27,20 @@ def sentence(record):
 
 
 def _held_back(record):
-    _ = record.env._
     cluster = record.cluster_id
     if record.is_paused:
-        return _("Somebody to resume it: its deliveries are paused.")
+        return record.env._("Somebody to resume it: its deliveries are paused.")
     if cluster.is_paused:
-        return _("Somebody to resume %s: deliveries to it are paused.", cluster.name)
+        return record.env._(
+            "Somebody to resume %s: deliveries to it are paused.", cluster.name
+        )
     if not cluster.active or cluster.state != "active":
-        return _(
+        return record.env._(
             "%s to become active: an administrator does that on its form.", cluster.name
         )
     lane = cluster.sudo().lane_ids[:1]
     if lane.retry_at and lane.retry_at > fields.Datetime.now():
-        return _(
+        return record.env._(
             "%(cluster)s to answer: it is tried again at %(time)s. %(why)s",
             cluster=cluster.name,
             time=_time(record, lane.retry_at),
@@ -70,18 +71,19 @@ def _conflict(record):
 
 
 def _denied(record):
-    _ = record.env._
     if record.delivery_reason == "AlreadyExists":
-        return _(
+        return record.env._(
             "A decision: an object of this name exists already. Import it, or choose "
             "another name."
         )
     if record.next_attempt_at:
-        return _(
+        return record.env._(
             "The cluster's admin to allow it; it is tried again at %s.",
             _time(record, record.next_attempt_at),
         )
-    return _("Somebody to change what the cluster objects to, and to deploy again.")
+    return record.env._(
+        "Somebody to change what the cluster objects to, and to deploy again."
+    )
 
 
 def _lost(record):
@@ -91,19 +93,18 @@ def _lost(record):
 
 
 def _deleting(record):
-    _ = record.env._
     cluster = record.cluster_id.name
     if not record.deletion_requested_at:
         return _pending(record)
     if record.finalizers:
-        return _(
+        return record.env._(
             "%(cluster)s to finish deleting it: held since %(time)s by the finalizers "
             "%(finalizers)s.",
             cluster=cluster,
             time=_time(record, record.deletion_requested_at),
             finalizers=record.finalizers,
         )
-    return _("%s to finish deleting it.", cluster)
+    return record.env._("%s to finish deleting it.", cluster)
 
 
 def _applied(record):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # What fails below HTTP, as opposed to a defect of ours.
 FAILURES: tuple[type[Exception], ...] = (OSError, HTTPError, http.client.HTTPException)
 
-IDLE_SOCKETS = 8  # kept open between requests
+IDLE_SOCKETS = 8  # kept open between requests; as many as deliveries go at once
 # s of silence until the first probe, s between probes, probes: 35 s to notice.
 KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 USER_TIMEOUT = 30_000  # ms for which sent data may stay unacknowledged

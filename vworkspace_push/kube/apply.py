@@ -33,8 +33,15 @@ from .ownership import (
     FieldConflict,
     adoption,
     complete_conflicts,
+    other_owners,
+    owners,
 )
-from .resources import FIELD_MANAGER, Resource, metadata_text, observe
+from .resources import (
+    FIELD_MANAGER,
+    Resource,
+    metadata_text,
+    observe,
+)
 
 # JSON is YAML. With any other content type the server would do a merge patch, as a
 # manager of the same name that later conflicts with ours.
@@ -161,14 +168,15 @@ def _request(cause: KubeError | None) -> dict[str, Any]:
 
 
 def _applied(response: Response) -> Applied:
-    seen = observe(response.data)
-    if not seen.uid:
+    uid = metadata_text(response.data, "uid")
+    if not uid:
         raise InvalidResponse("The server's answer to the apply is not an object.")
+    generation = response.data["metadata"].get("generation")
     return Applied(
         object=response.data,
-        uid=seen.uid,
-        resource_version=seen.resource_version,
-        generation=seen.generation or 0,
+        uid=uid,
+        resource_version=metadata_text(response.data, "resourceVersion"),
+        generation=generation if type(generation) is int else 0,
         created=response.status == 201,
         warnings=response.warnings,
         audit_id=response.audit_id,
@@ -317,6 +325,7 @@ def take_over(
     *,
     uid: str,
     fields: Collection[str],
+    given_up: Collection[str] = (),
     timeout: float | None = None,
 ) -> Applied:
     """Apply `manifest` and overwrite exactly the conflicts that were decided.
@@ -325,15 +334,17 @@ def take_over(
     conflicts are known to be among `fields`.
 
     :param fields: paths of the decided conflicts, as `FieldConflict.field` has them
+    :param given_up: paths that `manifest` leaves to others from now on: those that we
+        alone own would be deleted
+    :raise Denied: SoleOwner: nobody else owns one of `given_up`; nothing was sent
     :param timeout: s for each request
     :raise Conflict: there are others, or more than can be told; nothing was overwritten
     :raise StaleVersion: the object changed between the two requests, TRIES times
     :raise IdentityMismatch: no object with that uid
     """
     for _ in range(TRIES):
-        _live, version = _known(
-            connection, resource, manifest, uid=uid, timeout=timeout
-        )
+        live, version = _known(connection, resource, manifest, uid=uid, timeout=timeout)
+        _check_given_up(live, given_up)
         attempt = partial(
             apply,
             connection,
@@ -351,6 +362,18 @@ def take_over(
                     raise
             return attempt(force=True)
     raise _kept_changing()
+
+
+def _check_given_up(live: Mapping[str, Any], given_up: Collection[str]) -> None:
+    ours = {owned.field for owned in owners(live) if owned.ours} if given_up else set()
+    for field in sorted(ours.intersection(given_up)):
+        if not other_owners(live, field):
+            raise Denied(
+                f"{field} was to be left to others, but nobody else owns it any more: "
+                "it would be deleted.",
+                reason="SoleOwner",
+                hint="Claim it again on the form, and deploy.",
+            )
 
 
 def _kept_changing() -> StaleVersion:

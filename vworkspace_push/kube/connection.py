@@ -27,6 +27,7 @@ from .content import (
     parse_warnings,
     read_bounded,
 )
+from .deadlines import Deadline, Deadlines
 from .errors import (
     InvalidResponse,
     KubeError,
@@ -182,6 +183,7 @@ class Connection:
         self._failures = _transport.FAILURES
         self._current = _transport.Current()
         self._pool = _transport.open_pool(settings, self._current)
+        self._deadlines = Deadlines()
         self._lock = threading.Lock()
         self._exchanges: set[Cancellation] = set()
         self._closed = False
@@ -323,37 +325,29 @@ class Connection:
     ) -> Iterator[None]:
         """Run one exchange so that close() and the deadline can cut it.
 
-        A socket's timeout bounds one read; the timer bounds their sum, headers that
+        A socket's timeout bounds one read; the deadline bounds their sum, headers that
         come a byte at a time included. With `keep`, a success stays cancellable.
         """
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            cancellation.cancel()
-
-        timer = threading.Timer(budget, expire)
-        timer.daemon = True
         self._remember(cancellation)
         self._current.exchange = cancellation
-        timer.start()
+        deadline = self._deadlines.add(budget, cancellation.cancel)
         succeeded = False
         try:
             yield
             succeeded = True
         except self._failures as exc:
-            raise self._explain(exc, cancellation, expired) from None
+            raise self._explain(exc, cancellation, deadline) from None
         finally:
-            timer.cancel()
+            deadline.lift()
             self._current.exchange = None
             if not (succeeded and keep):
                 self._forget(cancellation)
 
     def _explain(
-        self, exc: BaseException, cancellation: Cancellation, expired: threading.Event
+        self, exc: BaseException, cancellation: Cancellation, deadline: Deadline
     ) -> KubeError:
         server = self._settings.server
-        if expired.is_set():
+        if deadline.has_passed:
             return Unreachable(
                 f"{server} did not complete its answer in time.", reason="ReadTimeout"
             )

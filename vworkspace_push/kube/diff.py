@@ -50,6 +50,8 @@ def changes(
     stack: list[tuple[str, Any, Any]] = [("", old or ABSENT, new or ABSENT)]
     while stack:
         path, before, after = stack.pop()
+        if _is_equal_branch(before, after):
+            continue
         if not (_is_branch(before) or _is_branch(after)):
             if not _is_same(before, after):
                 found.append(Change(path, before, after))
@@ -61,7 +63,18 @@ def changes(
 
 
 def _is_branch(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple)) and len(value) > 0
+    return isinstance(value, (dict, list, tuple)) and len(value) > 0
+
+
+def _is_equal_branch(before: Any, after: Any) -> bool:
+    """Tell quickly of most branches without a difference that they have none."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return False
+    try:
+        # To Python, true equals 1: only the texts tell them apart.
+        return before == after and json.dumps(before) == json.dumps(after)
+    except (RecursionError, ValueError, TypeError):
+        return False
 
 
 def _are_alike(before: Any, after: Any) -> bool:
@@ -70,11 +83,11 @@ def _are_alike(before: Any, after: Any) -> bool:
         return True
     if not (_is_branch(before) and _is_branch(after)):
         return False
-    return isinstance(before, Mapping) is isinstance(after, Mapping)
+    return isinstance(before, dict) is isinstance(after, dict)
 
 
 def _children(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, Mapping) or isinstance(after, Mapping):
+    if isinstance(before, dict) or isinstance(after, dict):
         before = {} if before is ABSENT else before
         after = {} if after is ABSENT else after
         for key in dict.fromkeys((*before, *after)):
@@ -145,10 +158,12 @@ def _json(value: Any) -> str:
 
 def _cut(text: str, limit: int) -> str:
     """Return text of one line: no line of its own, no hidden characters (bidi, NUL)."""
-    shown = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text[: limit + 1]
-    )
+    shown = text[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode()
+            for char in shown
+        )
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 

@@ -76,6 +76,8 @@ def describe(error: Exception) -> str:
     hint = getattr(error, "hint", "")
     if not hint:
         return message
+    if "\n" in message:  # a list: the hint is none of its items
+        return f"{message}\n{hint}"
     end = "" if message.endswith((".", "!", "?", ":")) else "."
     return f"{message}{end} {hint}"
 

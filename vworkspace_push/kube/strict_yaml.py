@@ -5,14 +5,16 @@ duplicate keys (the first would be lost without a word), bounded depth. Dates st
 text that was written, since JSON has none. Keys become strings, as Helm's own reader
 makes them.
 
-libyaml's parser reads it where PyYAML has it, PyYAML's own elsewhere, which is many
-times slower, refuses tabs between tokens, and has other words for what it cannot read.
+libyaml's parser reads it where PyYAML has it, PyYAML's own elsewhere: that is ten times
+slower, refuses tabs between tokens, takes a byte order mark at the start of a line for
+text, and has other words for what it cannot read.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -63,6 +65,9 @@ def load_yaml(text: str) -> Any:
     except yaml.reader.ReaderError as exc:
         problem = str(exc).splitlines()[0]
         raise YamlError(f"{problem}{_position(text, exc.position)}") from None
+    except (yaml.YAMLError, ValueError, OverflowError):
+        # PyYAML's own parser, at "\U00110000" and at %YAML 1.9 with 5000 digits
+        raise YamlError("it cannot be read") from None
 
 
 def _position(text: str, index: int) -> str:
@@ -81,10 +86,8 @@ def _build(text: str) -> Any:
     holder: Any = document
     outer: list[Any] = []
     key: str | None = None  # of a mapping, waiting for its value
-    anchors: set[str] = set()
-    for event in yaml.parse(text, Loader=_PARSER):
+    for event in _events(text):
         if isinstance(event, yaml.NodeEvent):
-            _check_node(event, len(outer), anchors)
             if isinstance(holder, dict) and key is None:
                 key = _key(event, holder)
                 continue
@@ -104,16 +107,30 @@ def _build(text: str) -> Any:
     return document[0] if document else None
 
 
+def _events(text: str) -> Iterator[Any]:
+    """Yield what the parser sees, up to the first node that is not accepted."""
+    depth = 0
+    anchors: set[str] = set()
+    for event in yaml.parse(text, Loader=_PARSER):
+        if isinstance(event, yaml.NodeEvent):
+            _check_node(event, depth, anchors)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        yield event
+
+
 def _check_node(event: Any, depth: int, anchors: set[str]) -> None:
     if isinstance(event, yaml.AliasEvent):
         _refuse(event, "aliases (*name) are not accepted")
     if event.tag is not None:
-        _refuse(event, f"tags ({_shown(event.tag)}) are not accepted")
+        _refuse(event, f"tags ({shown(event.tag)}) are not accepted")
     if depth >= MAX_DEPTH:
         _refuse(event, f"it is nested deeper than {MAX_DEPTH}")
     if event.anchor is not None:
         if event.anchor in anchors:
-            _refuse(event, f"the anchor &{_shown(event.anchor)} is there twice")
+            _refuse(event, f"the anchor &{shown(event.anchor)} is there twice")
         anchors.add(event.anchor)
 
 
@@ -122,7 +139,7 @@ def _key(event: Any, mapping: dict[str, Any]) -> str:
         _refuse(event, "a key must be plain text")
     key = str(event.value)
     if key in mapping:
-        _refuse(event, f'the key "{_shown(key)}" is there twice')
+        _refuse(event, f'the key "{shown(key)}" is there twice')
     return key
 
 
@@ -143,7 +160,7 @@ def _value(event: Any) -> Any:
     try:
         return _number(text)
     except ValueError:
-        _refuse(event, f"{_shown(text)} is not a number in JSON")
+        _refuse(event, f"{shown(text)} is not a number in JSON")
 
 
 def _number(text: str) -> int | float | str:
@@ -156,9 +173,7 @@ def _number(text: str) -> int | float | str:
         unsigned = digits.lstrip("-+")
         octal = unsigned[0] == "0" and not unsigned[1:2].isalpha()
         number = int(digits, 8 if octal else 0)
-        str(
-            number
-        )  # raises where json.dumps would: binary digits have no limit, 10's do
+        str(number)  # raises where json.dumps would, which int() of 0x does not
         return number
     if _FLOAT.fullmatch(text):
         value = float(text.replace("_", ""))  # raises at .inf and .nan
@@ -176,11 +191,10 @@ def _with_whole_characters(text: str) -> str:
     if not _SURROGATE.search(text):
         return text
     parts, done = [], 0
-    event: Any
     # Only a parser knows what is in double quotes: it is shown others in their places.
     masked = _SURROGATE.sub(lambda match: match[0][:-4] + "0020", text)
-    for event in yaml.parse(masked, Loader=_PARSER):
-        if isinstance(event, yaml.ScalarEvent) and event.style == '"':
+    for event in _events(masked):
+        if getattr(event, "style", None) == '"':
             start, end = event.start_mark.index, event.end_mark.index
             whole = _ESCAPE.sub(partial(_whole, event), text[start:end])
             parts += [text[done:start], whole.ljust(end - start)]
@@ -198,6 +212,7 @@ def _whole(event: Any, escape: re.Match[str]) -> str:
     return f"\\U{ord(joined):08x}"
 
 
-def _shown(text: str) -> str:
-    shown = "".join(c if c.isprintable() else " " for c in text[:MAX_SHOWN])
-    return shown if len(text) <= MAX_SHOWN else f"{shown}…"
+def shown(text: str) -> str:
+    """Return untrusted text as an error may name it: printable, on one line, cut."""
+    line = "".join(c if c.isprintable() else " " for c in text[:MAX_SHOWN])
+    return line if len(text) <= MAX_SHOWN else f"{line}…"

@@ -7,6 +7,7 @@ from odoo import Command, api, fields, models
 from odoo.exceptions import AccessError, UserError
 
 from .. import const
+from ..delivery import waker
 from ..kube import apply, diff, ownership, resources
 from ..kube.errors import KubeError, describe
 from ..kube.values import ValuesError, edit_values, parse_values
@@ -398,10 +399,16 @@ class VworkspaceApplicationInstance(models.Model):
     def _find_problems(self):
         return self._examine()[1]
 
+    def _prepare(self):
+        manifest, problems = self._examine()
+        return (None if problems else self._without_left(manifest)), problems
+
     def _build_manifest(self):
-        manifest = self._whole_manifest()
+        return self._without_left(self._whole_manifest())
+
+    def _without_left(self, manifest):
         if left := self.left_field_ids.mapped("field"):
-            manifest = ownership.without(manifest, left)
+            return ownership.without(manifest, left)
         return manifest
 
     def _whole_manifest(self):
@@ -694,7 +701,7 @@ class VworkspaceApplicationInstance(models.Model):
         wait = min(const.RETRY_MAX, const.RETRY_FIRST * 2 ** min(attempts, 16))
         at = now if not attempts else now + timedelta(seconds=wait)
         self._writer().write({"next_heal_at": at, "heal_attempts": attempts + 1})
-        self.env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger(at)
+        waker.trigger(self.env, at)
 
     @api.model
     def _heal_due(self):
@@ -741,10 +748,10 @@ class VworkspaceApplicationInstance(models.Model):
         self._store_endpoints(observed)
 
     def _forget_observed(self):
-        super()._forget_observed()
         for lines in ("condition_ids", "endpoint_ids", "drift_ids", "conflict_ids"):
             self.sudo()[lines].unlink()
         self._writer().is_drifted = False
+        return super()._forget_observed()
 
     def _store_endpoints(self, observed):
         instance_sudo = self.sudo()

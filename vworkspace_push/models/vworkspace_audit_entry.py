@@ -22,7 +22,6 @@ class VworkspaceAuditEntry(models.Model):
     _name = "vworkspace.audit.entry"
     _description = "Audit Entry"
     _order = "id desc"
-    _rec_name = "action"
     _log_access = False
 
     date = fields.Datetime(required=True, index=True)
@@ -44,14 +43,23 @@ class VworkspaceAuditEntry(models.Model):
         ],
         required=True,
     )
-    outcome = fields.Char(index=True)
+    outcome = fields.Selection(
+        [
+            *const.DELIVERY_STATES,
+            ("done", "Done"),
+            ("take_over", "Take over"),
+            ("leave", "Leave"),
+            ("accept", "Accept"),
+            ("drifted", "Drifted"),
+            ("other database", "Other database"),
+        ],
+        index=True,
+    )
     res_model = fields.Char(string="Model")
     res_id = fields.Many2oneReference(string="Record", model_field="res_model")
     res_name = fields.Char(string="Object")
     namespace = fields.Char()
-    cluster_id = fields.Many2one(
-        "vworkspace.cluster", index=True, ondelete="restrict", string="Cluster"
-    )
+    cluster_id = fields.Many2one("vworkspace.cluster", index=True, ondelete="restrict")
     revision = fields.Integer(aggregator=None)
     reason = fields.Char()
     diff = fields.Text(string="Changes")
@@ -90,6 +98,14 @@ class VworkspaceAuditEntry(models.Model):
                 FOR EACH STATEMENT EXECUTE FUNCTION vworkspace_audit_guard();
             """
         )
+
+    # === COMPUTE METHODS === #
+
+    @api.depends("action", "res_name")
+    def _compute_display_name(self):
+        actions = dict(self._fields["action"]._description_selection(self.env))
+        for entry in self:
+            entry.display_name = f"{actions[entry.action]}: {entry.res_name or ''}"
 
     # === ACTIONS === #
 

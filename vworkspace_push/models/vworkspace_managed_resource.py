@@ -1,5 +1,7 @@
 import json
 
+from psycopg2.extras import execute_values
+
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, UserError, ValidationError
 
@@ -15,6 +17,7 @@ IDENTITY_FIELDS = (
     *("uid", "resource_version", "generation", "applied_fields"),
     *("observed_resource_version", "observed_generation", "foreign_database"),
     *("deletion_requested_at", "finalizers", "applied_revision_id"),
+    "claimed_database",
 )
 
 
@@ -78,14 +81,11 @@ class VworkspaceManagedResource(models.AbstractModel):
     revision_ids = fields.One2many(
         "vworkspace.revision",
         "res_id",
-        string="Revisions",
         domain=lambda self: [("res_model", "=", self._name)],
     )
     intent_revision = fields.Integer(readonly=True, copy=False)
     intent_manifest = fields.Text(related="revision_id.manifest", string="Intent")
-    intent_user_id = fields.Many2one(
-        related="revision_id.user_id", string="Asked By"
-    )
+    intent_user_id = fields.Many2one(related="revision_id.user_id", string="Asked By")
     intent_date = fields.Datetime(related="revision_id.create_date", string="Asked At")
     is_changed = fields.Boolean(
         compute="_compute_changes",
@@ -127,7 +127,6 @@ class VworkspaceManagedResource(models.AbstractModel):
     )
     waiting_for = fields.Char(
         compute="_compute_waiting_for",
-        string="Waiting For",
         help="What has to happen next, and until when it is waited for.",
     )
     uid = fields.Char(string="UID", readonly=True, copy=False, index=True)
@@ -169,6 +168,8 @@ class VworkspaceManagedResource(models.AbstractModel):
         index="btree_not_null",
         help="The Odoo database that wrote this object after ours.",
     )
+    # The one that it was claimed from, until our own signature is on it again
+    claimed_database = fields.Char(readonly=True, copy=False)
 
     _protected_fields = frozenset(
         {
@@ -182,6 +183,7 @@ class VworkspaceManagedResource(models.AbstractModel):
             *("status_as_of", "last_reconcile_time"),
             *("observed_resource_version", "observed_generation"),
             *("deletion_requested_at", "finalizers", "foreign_database"),
+            "claimed_database",
         }
     )
 
@@ -203,9 +205,11 @@ class VworkspaceManagedResource(models.AbstractModel):
             known = record.applied_revision_id or record.revision_id
             record.is_changed = False
             record.changes_text = False
-            if not known.manifest or record._find_problems():
+            if not known.manifest:
                 continue
-            wanted = record._build_manifest()
+            wanted, problems = record._prepare()
+            if problems or not wanted:
+                continue
             record.is_changed = bool(
                 record.revision_id.manifest
                 and wanted != json.loads(record.revision_id.manifest)
@@ -371,7 +375,12 @@ class VworkspaceManagedResource(models.AbstractModel):
         for record in records:
             reason = self.env._("Was written by %s.", record.foreign_database)
             record._audit("claim", reason=reason)
-            record._writer().foreign_database = False
+            record._writer().write(
+                {
+                    "claimed_database": record.foreign_database,
+                    "foreign_database": False,
+                }
+            )
             record._deploy(
                 reason=self.env._("Claimed from another database."), unchanged=True
             )
@@ -404,6 +413,14 @@ class VworkspaceManagedResource(models.AbstractModel):
         """
         raise NotImplementedError
 
+    def _prepare(self):
+        """Return the manifest as it would be sent, and what keeps it from being sent.
+
+        :rtype: tuple[dict | None, list[str]]
+        """
+        problems = self._find_problems()
+        return (None if problems else self._build_manifest()), problems
+
     def _desired(self):
         """Return what the form holds, as JSON from which it can be restored."""
         raise NotImplementedError
@@ -423,11 +440,11 @@ class VworkspaceManagedResource(models.AbstractModel):
         manifests = {}
         again = self.browse()
         for record in self:
-            if problems := record._find_problems():
+            manifest, problems = record._prepare()
+            if problems:
                 raise UserError("\n".join([f"{record.name}:", *problems]))
             if record.delivery_state in ("deleting", "lost"):
                 raise UserError(record._why_not_deployable())
-            manifest = record._build_manifest()
             latest = record.revision_id
             if (
                 latest.kind != "deploy"
@@ -439,11 +456,11 @@ class VworkspaceManagedResource(models.AbstractModel):
             elif record.delivery_state != "applied":
                 again |= record
         again._writer().write(
-            {"delivery_attempts": 0, "next_attempt_at": fields.Datetime.now()}
-        )
-        # By itself a conflict is never tried again.
-        again.filtered(lambda r: r.delivery_state == "conflict")._writer().write(
-            {"delivery_state": "pending"}
+            {
+                "delivery_state": "pending",
+                "delivery_attempts": 0,
+                "next_attempt_at": fields.Datetime.now(),
+            }
         )
         deliver.after_commit(again)
         records = self.browse(manifests)
@@ -474,32 +491,47 @@ class VworkspaceManagedResource(models.AbstractModel):
                     "company_id": record.company_id.id,
                     "number": record.intent_revision + 1,
                     "kind": kind,
-                    "reason": reason or False,
+                    "reason": reason or None,
                     "user_id": self.env.uid,
                     "manifest": json.dumps(manifest, ensure_ascii=False),
                     "desired": record._desired(),
-                    "takeover_fields": sorted(takeover.get(record.id, ())) or False,
-                    "given_up_fields": sorted(given) or False,
-                    "diff": diff.render(diff.changes(before, manifest)) or False,
+                    "takeover_fields": sorted(takeover.get(record.id, ())) or None,
+                    "given_up_fields": sorted(given) or None,
+                    "diff": diff.render(diff.changes(before, manifest)) or None,
                 }
             )
-        revisions = self.env["vworkspace.revision"]._writer().create(vals_list)
+        revisions = self.env["vworkspace.revision"]._add(vals_list)
         anew = self.filtered(lambda r: r.delivery_state == "deleted")
         anew._writer().write(dict.fromkeys(IDENTITY_FIELDS, False))
-        self._writer().write(
-            {
-                "delivery_state": "deleting" if kind == "delete" else "pending",
-                "delivery_reason": False,
-                "delivery_message": False,
-                "delivery_attempts": 0,
-                "next_attempt_at": fields.Datetime.now(),
-            }
-        )
-        for record, revision in zip(self, revisions, strict=True):
-            record._writer().write(
-                {"revision_id": revision.id, "intent_revision": revision.number}
-            )
+        self._write_intents(kind, revisions)
         deliver.after_commit(self)
+
+    def _write_intents(self, kind, revisions):
+        """Make `revisions` the intents of the records, in one statement."""
+        self.flush_recordset()
+        now = fields.Datetime.now()
+        state = "deleting" if kind == "delete" else "pending"
+        execute_values(
+            self.env.cr._obj,
+            f"""UPDATE "{self._table}" record
+                   SET revision_id = new.revision_id,
+                       intent_revision = COALESCE(record.intent_revision, 0) + 1,
+                       delivery_state = new.state,
+                       delivery_reason = NULL,
+                       delivery_message = NULL,
+                       delivery_attempts = 0,
+                       next_attempt_at = new.now,
+                       write_uid = new.uid,
+                       write_date = new.now
+                  FROM (VALUES %s) AS new (id, revision_id, state, uid, now)
+                 WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
+            [
+                (record_id, revision_id, state, self.env.uid, now)
+                for record_id, revision_id in zip(self.ids, revisions.ids, strict=True)
+            ],
+            page_size=len(self),
+        )
+        self.invalidate_recordset()
 
     def _not_given_up_yet(self, manifest):
         """Return what the latest intent was to leave to others, and did not so far."""

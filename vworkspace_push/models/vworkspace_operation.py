@@ -185,23 +185,22 @@ class VworkspaceOperation(models.Model):
         running = self.filtered(
             lambda o: o.delivery_state == "applied" and not o.foreign_database
         )
-        super(VworkspaceOperation, self - running)._compute_waiting_for()
         for operation in running:
             operation.waiting_for = operation._waiting_for_operator()
+        return super(VworkspaceOperation, self - running)._compute_waiting_for()
 
     def _waiting_for_operator(self):
-        _ = self.env._
         if self.phase in resources.FINAL_PHASES:
             return False
         if self.health == "blocked":
-            return _(
+            return self.env._(
                 "An end to what blocks it in %(cluster)s: %(why)s",
                 cluster=self.cluster_id.name,
-                why=self.health_message or _("no reason was given."),
+                why=self.health_message or self.env._("no reason was given."),
             )
         if self.phase == "Running":
-            return _("The operator in %s to finish it.", self.cluster_id.name)
-        return _("The operator in %s to begin it.", self.cluster_id.name)
+            return self.env._("The operator in %s to finish it.", self.cluster_id.name)
+        return self.env._("The operator in %s to begin it.", self.cluster_id.name)
 
     # === CONSTRAINT METHODS === #
 

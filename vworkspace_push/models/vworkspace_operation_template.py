@@ -156,17 +156,18 @@ class VworkspaceOperationTemplate(models.Model):
 
     def _sentences(self, error):
         """Say one error of the library in the words of the form."""
-        _ = self.env._
         place = error.json_path.removeprefix("$").removeprefix(".")
         prefix = f"{place}." if place else ""
         match error.validator:
             case "required":
                 missing = [n for n in error.validator_value if n not in error.instance]
-                return [_("%s: it is missing.", prefix + name) for name in missing]
+                return [
+                    self.env._("%s: it is missing.", prefix + name) for name in missing
+                ]
             case "additionalProperties" if error.validator_value is False:
                 known = error.schema.get("properties", {})
                 return [
-                    _(
+                    self.env._(
                         "%(field)s: %(template)s has no such parameter.",
                         field=(prefix + name)[:MAX_MESSAGE],
                         template=self.name,
@@ -176,13 +177,13 @@ class VworkspaceOperationTemplate(models.Model):
                 ]
             case "type" if isinstance(error.validator_value, str):
                 return [
-                    _(
+                    self.env._(
                         "%(field)s: it must be of the type %(type)s.",
                         field=place,
                         type=error.validator_value,
                     )
                 ]
-        return [f"{place or _('Parameters')}: {error.message[:MAX_MESSAGE]}"]
+        return [f"{place or self.env._('Parameters')}: {error.message[:MAX_MESSAGE]}"]
 
 
 def _position(error):

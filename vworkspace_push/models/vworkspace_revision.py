@@ -1,5 +1,7 @@
 import json
 
+from psycopg2.extras import Json, execute_values
+
 from odoo import api, fields, models
 from odoo.exceptions import UserError
 
@@ -114,6 +116,38 @@ class VworkspaceRevision(models.Model):
         }
 
     # === BUSINESS METHODS === #
+
+    @api.model
+    def _add(self, rows):
+        """Insert revisions; only this addon's own code has them to add.
+
+        In one statement: the ORM would look up the record's revisions for each.
+
+        :param list[dict] rows: values by field
+        :return: the revisions, in the order of `rows`
+        """
+        now = fields.Datetime.now()
+        columns = sorted(rows[0])
+        as_json = {name for name in columns if self._fields[name].type == "json"}
+        ids = execute_values(
+            self.env.cr._obj,
+            f"""INSERT INTO {self._table}
+                       ({", ".join(columns)}, outcome, create_uid, create_date)
+                VALUES %s RETURNING id""",  # noqa: S608 the names of our own fields
+            [
+                [
+                    *(
+                        Json(row[n]) if n in as_json and row[n] else row[n]
+                        for n in columns
+                    ),
+                    *("pending", self.env.uid, now),
+                ]
+                for row in rows
+            ],
+            page_size=len(rows),
+            fetch=True,
+        )
+        return self.browse(row[0] for row in ids)
 
     def _record(self):
         return self.env[self.res_model].browse(self.res_id)

@@ -214,7 +214,7 @@ def _store_other_database(record, observed):
     """Note when another Odoo database wrote the object: both use one field manager."""
     ours = record.env["ir.config_parameter"].sudo().get_param("database.uuid")
     named = observed.annotations.get(resources.DATABASE_ANNOTATION)
-    other = named if named and named != ours and record.applied_revision_id else False
+    other = named if named not in (None, ours, record.claimed_database) else False
     if other == record.foreign_database:
         return
     record._writer().foreign_database = other

@@ -41,7 +41,7 @@ class VworkspaceConflictWizard(models.TransientModel):
     reason_for_all = fields.Char(string="Reason for All")
     effect = fields.Text(compute="_compute_effect", string="In the Cluster")
     form_effect = fields.Text(compute="_compute_effect", string="In This Form")
-    has_objection = fields.Boolean(compute="_compute_has_objection")
+    objections = fields.Text(compute="_compute_objections")
     # Objects as JSON: what is there, and what taking everything over would give
     live = fields.Text(readonly=True, groups=fields.NO_ACCESS)
     result = fields.Text(readonly=True, groups=fields.NO_ACCESS)
@@ -71,9 +71,10 @@ class VworkspaceConflictWizard(models.TransientModel):
             wizard.form_effect = diff.render(accepted) or False
 
     @api.depends("line_ids.objection")
-    def _compute_has_objection(self):
+    def _compute_objections(self):
         for wizard in self:
-            wizard.has_objection = any(wizard.line_ids.mapped("objection"))
+            objections = filter(None, wizard.line_ids.mapped("objection"))
+            wizard.objections = "\n".join(objections) or False
 
     def _live(self):
         return json.loads(self._origin.sudo().live or "{}")
@@ -120,8 +121,8 @@ class VworkspaceConflictWizard(models.TransientModel):
                 ", ".join(changed[:10]),
             )
             return self._open_again()
-        if objections := [o for o in self.line_ids.mapped("objection") if o]:
-            raise UserError("\n".join(objections))
+        if self.objections:
+            raise UserError(self.objections)
         self.instance_id._decide(
             {
                 line.field: {

@@ -6,7 +6,7 @@ class VworkspaceDeleteWizard(models.TransientModel):
     """Asks before applications are deleted from their clusters."""
 
     _name = "vworkspace.delete.wizard"
-    _description = "Delete From the Cluster"
+    _description = "Delete from Cluster"
     _inherit = ["vworkspace.wizard"]
 
     instance_ids = fields.Many2many("vworkspace.application.instance", readonly=True)
@@ -71,4 +71,4 @@ class VworkspaceDeleteWizard(models.TransientModel):
                 "skipped": ", ".join(skipped) or False,
             }
         )
-        return wizard._open(self.env._("Delete From the Cluster"))
+        return wizard._open(self.env._("Delete from Cluster"))

@@ -62,8 +62,8 @@ class VworkspaceForgetWizard(models.TransientModel):
         instance._let_go(
             "deleted",
             self.env._(
-                "Forgotten, not deleted: %s. What may be left in the cluster is in the "
-                "audit trail.",
+                "Forgotten, not deleted. What may be left in the cluster is in the "
+                "audit trail. The reason: %s",
                 reason,
             ),
         )

@@ -1,0 +1,146 @@
+"""Two Odoos with three cron threads each deliver from one queue."""
+
+import itertools
+import json
+import re
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.faults.client import OdooClient
+from tests.faults.comparison import differences
+from tests.faults.conftest import DATABASE, INSTANCE
+from tests.live_objects import COLLECTION, list_objects
+from tests.waiting import eventually
+
+RECORDS = 8  # more than are delivered within a request: the crons have to help
+FEW = 2  # few enough to be delivered within a request
+ROUNDS = 3  # of changes, by each user
+CONVERGENCE = 60.0  # s
+APPLIES = re.compile(
+    r'apiserver_request_total{[^}]*resource="applicationinstances"[^}]*'
+    r'verb="APPLY"[^}]*} ([0-9.e+]+)'
+)
+
+
+@pytest.mark.expect_log("could not serialize access")  # Odoo tries again
+def test_two_odoos_deliver_each_intent_once_and_in_order(
+    odoo_server,
+    second_server,
+    connection,
+    control_plane,
+    namespace,
+    make_instances,
+    records,
+):
+    ids = make_instances(RECORDS)
+    versions = itertools.count(1)
+    before = applies(control_plane)
+    with Watch(control_plane, namespace) as watch, ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(deploy_repeatedly, server, chosen, versions)
+            for server in (odoo_server, second_server)
+            for chosen in (ids[:FEW], ids)
+        ]
+        while not all(job.done() for job in jobs):
+            records.run_due_cron()
+        for job in jobs:
+            job.result()
+        eventually(
+            lambda: records.run_due_cron() or set(records.states(ids)),
+            what="all records to be applied",
+            equals={"applied"},
+            timeout=CONVERGENCE,
+        )
+        assert differences(connection, control_plane) == []
+        ends = {
+            obj["metadata"]["name"]: obj["metadata"]["generation"]
+            for obj in list_objects(control_plane, namespace)
+        }
+        eventually(watch.ends, what="the watch to see all of it", equals=ends)
+
+    for name, stored in watch.versions.items():
+        intended = intents(records, namespace, name)
+        revisions = [intended[version] for version in stored]
+        assert revisions == sorted(set(revisions)), f"{name} went back"
+        assert len(stored) == ends[name]
+    # An apply that changes nothing would not be seen by the watch, but is counted.
+    assert applies(control_plane) - before == sum(ends.values())
+
+
+# === HELPERS === #
+
+
+def deploy_repeatedly(server, ids, versions):
+    """Change and deploy, as a user of that server who is in a hurry."""
+    client = OdooClient(server.url, DATABASE)
+    client.log_in("admin", "admin")
+    for _round in range(ROUNDS):
+        version = f"1.0.{next(versions)}"
+        client.call(INSTANCE, "write", ids, {"chart_version": version})
+        client.call(INSTANCE, "action_deploy", ids)
+
+
+def intents(records, namespace, name):
+    """Return the number of each intent's revision by its version of the chart."""
+    rows = records.query(
+        """SELECT revision.manifest, revision.number
+             FROM vworkspace_revision revision
+             JOIN vworkspace_application_instance record
+               ON record.id = revision.res_id
+             JOIN vworkspace_cluster_namespace namespace
+               ON namespace.id = record.namespace_id
+            WHERE revision.res_model = %s AND namespace.name = %s AND record.name = %s
+         ORDER BY revision.number DESC""",
+        *(INSTANCE, namespace, name),
+    )
+    return {json.loads(m)["spec"]["chart"]["version"]: number for m, number in rows}
+
+
+def applies(control_plane):
+    """Return how many applies of applications the API server has answered."""
+    counted = APPLIES.findall(control_plane.request("GET", "/metrics"))
+    return sum(int(float(count)) for count in counted)
+
+
+class Watch:
+    """Everything that is stored of a namespace's applications, as it is stored."""
+
+    def __init__(self, control_plane, namespace):
+        self.versions = defaultdict(list)  # of the chart, by name
+        self._generations = {}
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = str(control_plane.ca_file)
+        self._session.headers["Authorization"] = f"Bearer {control_plane.admin_token}"
+        self._stream = self._session.get(
+            f"{control_plane.server}{COLLECTION.format(namespace)}",
+            params={"watch": "true"},
+            stream=True,
+            timeout=(5.0, 60.0),
+        )
+        self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception):
+        self._stream.raw._fp.fp.raw._sock.shutdown(2)
+        self._thread.join(5)
+        self._session.close()
+
+    def ends(self):
+        """Return the generation that each object has reached, by name."""
+        return dict(self._generations)
+
+    def _read(self):
+        for line in self._stream.iter_lines():
+            obj = json.loads(line)["object"]
+            name, generation = obj["metadata"]["name"], obj["metadata"]["generation"]
+            if generation != self._generations.get(name):
+                self.versions[name].append(obj["spec"]["chart"]["version"])
+                self._generations[name] = generation
