@@ -59,7 +59,7 @@ def test_delete_from_cluster_asks_first_and_ends_as_deleted(screen, make_applica
     screen.press("Delete from Cluster")
     expect(screen.dialog).to_contain_text("uninstalls")
     expect(screen.line("instance_ids", name, within=screen.dialog)).to_be_visible()
-    screen.answer("Delete From the Cluster")
+    screen.answer("Delete from Cluster")
     screen.expect_delivery("Deleted")
     screen.expect_no_reload()
 

@@ -238,12 +238,12 @@ def test_deleting_from_production_asks_for_the_name(
     expect(screen.dialog).to_contain_text("Production is a production cluster.")
     typed = screen.dialog.locator("[name=typed_name] input")
     typed.fill(f"{name}-2")
-    screen.answer("Delete From the Cluster")
+    screen.answer("Delete from Cluster")
     refusal = screen.page.get_by_role("dialog").filter(has_text=f"type the name {name}")
     refusal.get_by_role("button", name="Close").first.click()
     expect(refusal).to_have_count(0)
     typed.fill(name)
-    screen.answer("Delete From the Cluster")
+    screen.answer("Delete from Cluster")
 
     screen.expect_delivery("Deleted")
 
@@ -320,7 +320,7 @@ def test_the_audit_trail_of_an_application_says_who_changed_what(
     screen.on_top("Audit Trail").click()
     entries = screen.page.locator(".o_list_view .o_data_row")
     expect(entries.locator("td[name=action]")).to_have_text(["Deploy", "Deploy"])
-    expect(entries.locator("td[name=outcome]")).to_have_text(["applied", "applied"])
+    expect(entries.locator("td[name=outcome]")).to_have_text(["Applied", "Applied"])
     expect(entries.locator("td[name=revision]")).to_have_text(["2", "1"])
     entries.first.locator("td[name=action]").click()
 

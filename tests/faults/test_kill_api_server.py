@@ -36,14 +36,13 @@ def test_an_api_server_that_fails_in_a_batch_ends_with_all_delivered_once(
 ):
     ids = make_instances(BATCH)
     client.call(INSTANCE, "action_deploy", ids)  # wakes the cron, being so many
-    eventually(
+    begun = eventually(
         lambda: list_objects(control_plane, namespace),
         what="the first object of the batch",
     )
+    assert len(begun) < BATCH, "it fails after the batch"
 
     fail(control_plane, records)
-    assert "applied" in records.states(ids)
-    assert set(records.states(ids)) != {"applied"}, "it failed after the batch"
     records.run_due_cron()
 
     eventually(

@@ -80,26 +80,26 @@ def run(registry, *, budget=const.DELIVERY_BUDGET):
     """
     deadline = time.monotonic() + budget
     handled = 0
-    busy = {}  # future by cluster
+    busy = {}  # future by lane
     idle = set()  # clusters whose due records others are delivering
     with ThreadPoolExecutor(const.DELIVERY_LANES, "vworkspace-lane") as pool:
         while True:
-            due = in_transaction(registry, _due_clusters)
+            due = in_transaction(registry, _due_lanes)
             if time.monotonic() > deadline:
                 due = []
-            due = [c for c in due if c not in busy and c not in idle]
-            for cluster_id in due[: const.DELIVERY_LANES - len(busy)]:
-                busy[cluster_id] = pool.submit(_lane, registry, cluster_id)
+            due = [d for d in due if d not in busy and d[0] not in idle]
+            for lane in due[: const.DELIVERY_LANES - len(busy)]:
+                busy[lane] = pool.submit(_lane, registry, lane[0])
             if not busy:
                 return handled, time.monotonic() <= deadline
             done, _not_done = wait(
                 busy.values(), timeout=LOOK_EVERY, return_when=FIRST_COMPLETED
             )
-            for cluster_id in [c for c, future in busy.items() if future in done]:
-                count = busy.pop(cluster_id).result()
+            for lane in [known for known, future in busy.items() if future in done]:
+                count = busy.pop(lane).result()
                 handled += count
                 if not count:
-                    idle.add(cluster_id)
+                    idle.add(lane[0])
 
 
 def deliver(registry, model, cluster_id, *, ids=None):
@@ -249,23 +249,33 @@ def _deliverable(table):
     )
 
 
-def _due_clusters(env):
-    """Return the clusters with something due, who waits longest first."""
+def _due_lanes(env):
+    """Return a lane for each cluster with something due, who waits longest first.
+
+    A cluster with much of it has two, so that calls are made to it while outcomes are
+    stored: each takes what the other has not locked.
+
+    :return: pairs of a cluster's id and the number of its lane
+    :rtype: list[tuple[int, int]]
+    """
     parts = [
         SQL(
-            "(SELECT record.cluster_id, min(record.next_attempt_at) AS since "
-            "FROM %s GROUP BY record.cluster_id)",
+            "(SELECT record.cluster_id, min(record.next_attempt_at) AS since, "
+            "count(*) AS amount FROM %s GROUP BY record.cluster_id)",
             _deliverable(env[model]._table),
         )
         for model in MODELS
     ]
     env.cr.execute(
         SQL(
-            "SELECT cluster_id FROM (%s) due GROUP BY cluster_id ORDER BY min(since)",
+            "SELECT cluster_id, sum(amount) FROM (%s) due "
+            "GROUP BY cluster_id ORDER BY min(since)",
             SQL(" UNION ALL ").join(parts),
         )
     )
-    return [row[0] for row in env.cr.fetchall()]
+    due = env.cr.fetchall()
+    first = [(cluster_id, 1) for cluster_id, _amount in due]
+    return first + [(c, 2) for c, amount in due if amount > const.DELIVERY_BATCH]
 
 
 def _open_clusters(env, model, ids):

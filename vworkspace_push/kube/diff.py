@@ -149,9 +149,12 @@ def _line(change: Change, limit: int) -> str:
     return f"~ {path}: {old} → {new}"
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
+
+
 def _json(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        return _ENCODER.encode(value)
     except RecursionError:
         return "…"
 
@@ -178,7 +181,12 @@ def mask(value: Any, path: str) -> Any:
     :param path: of the value; its last name is the text's key. Items of a list stand
         under the name of the list, which is stricter than admission.
     """
-    key = _SELECTORS.sub("", path[-MAX_FIELD:]).rpartition(".")[2]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    path = path[-MAX_FIELD:]
+    if path.endswith("]"):
+        path = _SELECTORS.sub("", path)
+    key = path.rpartition(".")[2]
     root = [value]
     stack: list[tuple[Any, Any, str]] = [(root, 0, key)]
     while stack:

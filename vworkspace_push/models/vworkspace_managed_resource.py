@@ -76,7 +76,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         "vworkspace.revision", readonly=True, copy=False, string="Latest Revision"
     )
     applied_revision_id = fields.Many2one(
-        "vworkspace.revision", readonly=True, copy=False, string="Applied Revision"
+        "vworkspace.revision", readonly=True, copy=False
     )
     revision_ids = fields.One2many(
         "vworkspace.revision",
