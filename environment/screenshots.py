@@ -289,8 +289,8 @@ class Story:
     def _decide(self, field: str, decision: str, reason: str) -> None:
         line = self.window.dialog.locator(".o_data_row", has_text=field)
         line.locator("td[name=decision]").click()
-        line.locator("td[name=decision] input").click()
-        self.window.page.locator(".o_select_menu_item", has_text=decision).click()
+        badges = line.locator("td[name=decision] .o_selection_badge")
+        badges.filter(has_text=decision).click()
         line.locator("td[name=reason]").click()
         line.locator("td[name=reason] input").fill(reason)
         line.locator("td[name=reason] input").blur()

@@ -53,12 +53,14 @@ class Connections:
             obsolete.close()
         return current
 
-    def drop(self, key: Key) -> None:
-        """Close and forget the connection of `key`, if there is one."""
+    def drop(self, key: Key, version: int) -> None:
+        """Close and forget the connection of `key`, unless another has replaced it."""
         with self._lock:
-            known = self._entries.pop(key, None)
-        if known:
-            known[1].close()
+            known = self._entries.get(key)
+            if known is None or known[0] != version:
+                return
+            del self._entries[key]
+        known[1].close()
 
     def _start_watcher(self):
         # Threads do not survive a fork; the one that is asked for first starts it.
@@ -77,7 +79,7 @@ class Connections:
                     return
                 held = {key: version for key, (version, _) in self._entries.items()}
             for key in _obsolete(held):
-                self.drop(key)
+                self.drop(key, held[key])
 
 
 def _obsolete(held: dict[Key, int]) -> list[Key]:

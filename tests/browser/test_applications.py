@@ -266,7 +266,7 @@ def test_conflict_shows_field_both_values_and_the_other_manager(
     screen.press("Deploy")
 
     screen.expect_delivery("Conflict")
-    expect(screen.alerts).to_contain_text("Nothing was sent.")
+    expect(screen.alerts).to_contain_text("Nothing was overwritten.")
     screen.tab("Conflicts")
     row = screen.field("conflict_ids").locator(".o_data_row")
     expect(row.locator("[name=field]")).to_have_text(".spec.chart.version")

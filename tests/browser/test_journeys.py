@@ -29,8 +29,8 @@ def decide(screen, field, decision, reason):
     """Decide about one field in the dialog, and say why."""
     line = screen.line("line_ids", field, within=screen.dialog)
     line.locator("[name=decision]").first.click()
-    line.locator("[name=decision] input").click()
-    screen.page.get_by_role("menuitem", name=decision, exact=True).click()
+    badges = line.locator("[name=decision] .o_selection_badge")
+    badges.filter(has_text=decision).click()
     line.locator("[name=reason] input").fill(reason)
     line.locator("[name=reason] input").press("Tab")
 

@@ -9,7 +9,7 @@ from tests.faults.conftest import DATABASE, INSTANCE, Records
 from tests.live_objects import list_objects
 from tests.waiting import eventually
 
-BATCH = 150  # records; enough to be interrupted in the midst of them
+BATCH = 500  # records; enough to be interrupted in the midst of them
 CONVERGENCE = 60.0  # s
 
 

@@ -53,11 +53,11 @@ def test_a_candidate_is_verified_while_the_active_one_works_on(
     assert states(database, active) == {"active": True, "candidate": True}
     spy.clear()
 
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
     assert set(spy.tokens) == {token.text}
     call(database, active, "action_activate")
     spy.clear()
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
 
     assert set(spy.tokens) == {new.text}
     assert database.read(application, "delivery_state") == "applied"
@@ -72,7 +72,7 @@ def test_a_candidate_that_does_not_work_leaves_the_active_one_alone(
     refused(database, active, "action_activate", "Who we are|Something required")
     spy.clear()
 
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
 
     assert database.read(active, "state") == "active"
     assert database.read(application, "delivery_state") == "applied"
@@ -90,12 +90,12 @@ def test_a_kubeconfig_of_the_same_cluster_replaces_a_token_that_works_on(
 
     assert database.read(active, "state") == "active"
     spy.clear()
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
     assert set(spy.tokens) == {token.text}
     verify(database, active)
     call(database, active, "action_activate")
     spy.clear()
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
     assert set(spy.tokens) == {new.text}
 
 
@@ -145,7 +145,7 @@ def test_a_refused_credential_is_not_tried_again_until_replaced(
     eventually(lambda: not token.is_accepted(), what="a refusal", timeout=FORGOTTEN)
     spy.clear()
 
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
 
     assert len(spy.sent) == 1
     stored = database.read(active, "state", "state_message")
@@ -194,7 +194,7 @@ def test_a_revoked_credential_is_used_nowhere_within_seconds(
         what="the worker to close its stream",
         timeout=ELSEWHERE,
     )
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
     make_due(database)
     database.run_cron("ir_cron_deliver")
     database.run_cron("ir_cron_status")
@@ -346,7 +346,7 @@ def test_a_copied_database_sends_nothing_until_it_is_confirmed(
     before = get_object(control_plane, namespace)
     with copy_of(database) as copy:
         spy.clear()
-        call(copy, application, "action_deploy")
+        call(copy, application, "action_send_again")
         for cron in ("ir_cron_deliver", "ir_cron_status", "ir_cron_verify"):
             copy.run_cron(cron)
 
@@ -544,12 +544,12 @@ def as_request(database, record, method):
 
 @contextmanager
 def deliveries(database, application):
-    """Deploy an application over and over; yield the list of how each ended."""
+    """Send an application over and over; yield the list of how each ended."""
     outcomes, end = [], threading.Event()
 
     def deploy_on():
         while not end.is_set():
-            as_request(database, application, "action_deploy")
+            as_request(database, application, "action_send_again")
             outcomes.append(database.read(application, "delivery_state"))
 
     thread = threading.Thread(target=deploy_on)

@@ -163,7 +163,8 @@ def test_a_deploy_with_the_wrong_key_fails_with_the_sentence_and_waits(
     from odoo.addons.vworkspace_push.connections import connections
 
     instance = make_instance()
-    connections.drop((database.name, cluster.id))
+    version = database.read(cluster, "connection_version")
+    connections.drop((database.name, cluster.id), version)
     monkeypatch.setenv("VWORKSPACE_PUSH_KEYS", new_key())
 
     deploy(instance)

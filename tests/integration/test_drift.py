@@ -552,7 +552,8 @@ def heal_once(database, instance, control_plane, namespace):
 def make_heal_due(database, instance, *, minutes_ago=0):
     database.sql(
         f"UPDATE {TABLE} SET next_heal_at ="  # noqa: S608
-        " now() AT TIME ZONE 'UTC' - %s * interval '1 minute' WHERE id = %s",
+        " date_trunc('second', now() AT TIME ZONE 'UTC') - %s * interval '1 minute'"
+        " WHERE id = %s",
         minutes_ago,
         instance.id,
     )

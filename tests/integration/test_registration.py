@@ -105,7 +105,7 @@ def test_each_form_sends_identical_requests(
         if not deploy_once:  # the first delivery of all knows no uid yet
             call(database, application, "action_deploy")
         spy.clear()
-        call(database, application, "action_deploy")
+        call(database, application, "action_send_again")
         assert database.read(application, "delivery_state") == "applied"
         live = get_object(control_plane, namespace)
         managed = [
@@ -171,7 +171,7 @@ def test_a_rotated_projected_token_is_used_from_then_on(
     assert spy.tokens[-1] == old
     new = pod.rotate()
 
-    call(database, application, "action_deploy")
+    call(database, application, "action_send_again")
 
     assert spy.tokens[-1] == new != old
     assert database.read(application, "delivery_state") == "applied"

@@ -187,7 +187,7 @@ def go_through_all_forms(database, control_plane, found, patches, pod):
         verify(database, cluster)
         call(database, cluster, "action_activate")
         application = application or make_application(database, cluster)
-        call(database, application, "action_deploy")
+        call(database, application, "action_send_again")
         call(database, cluster, "action_test_connection")
         assert database.read(application, "delivery_state") == "applied"
     bad = [

@@ -66,7 +66,11 @@ def after_commit(records):
 
 def run_cron(env):
     """Deliver everything that is due, within the cron's time budget."""
-    in_transaction(env.registry, _heal_due)
+    try:
+        in_transaction(env.registry, _heal_due)
+    except Exception:
+        # What drifted waits; what is due does not wait for it.
+        _logger.exception("Drift could not be healed; tried again.")
     handled, complete = run(env.registry, budget=const.DELIVERY_BUDGET)
     env["ir.cron"]._commit_progress(handled, remaining=0 if complete else 1)
 

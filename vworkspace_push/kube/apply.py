@@ -142,7 +142,7 @@ def _already_exists(
     resource: Resource, name: str, live: dict[str, Any], cause: KubeError | None = None
 ) -> AlreadyExists:
     return AlreadyExists(
-        f"The cluster has a {resource.kind} named {name} already.",
+        f"The cluster has an object of the kind {resource.kind} named {name} already.",
         live=live,
         retryable=not live,
         **_request(cause),

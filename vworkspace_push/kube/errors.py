@@ -509,7 +509,10 @@ _RULES: tuple[_Rule, ...] = (
         text="failed to create typed patch object",  # kubernetes/kubernetes#139253
         make=_denied("Invalid"),
     ),
-    _Rule(text="request is too large", make=_denied("TooLarge", _TOO_LARGE)),
+    _Rule(
+        text="request is too large|trying to send message larger than max",
+        make=_denied("TooLarge", _TOO_LARGE),
+    ),
     _Rule(text="resourceVersion: Invalid value", make=_plain(Expired)),
     _Rule(
         text="failed calling webhook",

@@ -722,6 +722,9 @@ class VworkspaceApplicationInstance(models.Model):
             ],
             limit=const.DELIVERY_BATCH,
         )
+        due._lock_for_intent()
+        due.invalidate_recordset()  # somebody may have deployed before the lock
+        due = due.filtered(lambda i: i.is_drifted and i.delivery_state == "applied")
         due._heal(reason=self.env._("Taken back by itself after drift."))
 
     # === BUSINESS METHODS - OBSERVED === #

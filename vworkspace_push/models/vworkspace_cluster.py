@@ -321,6 +321,17 @@ class VworkspaceCluster(models.Model):
                 )
             )
 
+    @api.ondelete(at_uninstall=False)
+    def _unlink_except_audited(self):
+        entries = self.env["vworkspace.audit.entry"].sudo()
+        if entries.search_count([("cluster_id", "in", self.ids)], limit=1):
+            raise UserError(
+                self.env._(
+                    "The audit trail tells of this cluster: archive it instead, so "
+                    "that what was done there stays known."
+                )
+            )
+
     # === ACTIONS === #
 
     def action_test_connection(self):
