@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 from kube import strict_yaml
 from kube.values import ValuesError, edit_values, parse_values
 
-_with_libyaml = pytest.mark.skipif(
-    not yaml.__with_libyaml__, reason="PyYAML was built without libyaml"
-)
-
 
 @pytest.fixture(
     scope="module",
     autouse=True,
-    params=["BaseLoader", pytest.param("CBaseLoader", marks=_with_libyaml)],
+    params=["BaseLoader", "CBaseLoader"],
 )
 def parser(request):
     """Read with PyYAML's own parser, and with libyaml's."""
