@@ -6,6 +6,7 @@ process costs nothing but the rest of that minute.
 """
 
 import logging
+import math
 import threading
 import time
 from functools import partial
@@ -33,26 +34,25 @@ class Waker:
     def __init__(self):
         self._lock = threading.Lock()
         self._deadlines = Deadlines()
-        self._next = {}  # time of the next call, by database
+        self._notes = set()  # database and time of each call to come
 
     def wake_in(self, dbname, seconds):
         """Have the cron threads look at a database's jobs in that many seconds."""
         if seconds > LOOKED_FOR_ANYWAY:
             return
-        at = time.monotonic() + seconds
+        note = (dbname, math.ceil(time.monotonic() + seconds))  # one call a second
         with self._lock:
-            if self._next.get(dbname, float("inf")) <= at:
-                return  # that call looks at what is due by then, and goes on from it
-            self._next[dbname] = at
-        self._deadlines.add(seconds, lambda: self._wake(dbname, at))
+            if note in self._notes:
+                return
+            self._notes.add(note)
+        self._deadlines.add(note[1] - time.monotonic(), partial(self._wake, note))
 
-    def _wake(self, dbname, at):
+    def _wake(self, note):
         with self._lock:
-            if self._next.get(dbname) == at:
-                del self._next[dbname]
+            self._notes.discard(note)
         try:
             with sql_db.db_connect("postgres").cursor() as cr:
-                cr.execute("SELECT pg_notify('cron_trigger', %s)", [dbname])
+                cr.execute("SELECT pg_notify('cron_trigger', %s)", [note[0]])
         except psycopg2.Error as exc:
             _logger.debug("The cron was not woken: %s", exc)
 
