@@ -43,6 +43,7 @@ def test_a_trigger_that_is_seconds_away_wakes_the_cron_threads(database, wakings
 
 def test_a_later_trigger_is_not_lost_behind_an_earlier_one(database, wakings):
     from odoo import fields
+
     from odoo.addons.vworkspace_push.delivery import waker
 
     for seconds in (SOON, 3 * SOON):
