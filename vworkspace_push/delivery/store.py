@@ -14,9 +14,8 @@ from psycopg2.extras import execute_values
 
 from odoo import fields
 
-from ..kube import diff, ownership, resources
+from ..kube import ownership, resources
 from ..status import sink
-from ..times import naive
 from ..transactions import lock_rows
 from . import waker
 
@@ -213,17 +212,10 @@ def _store_conflicts(records, results):
             WHERE id = ANY(%s) AND is_drifted""",
         [healed],
     )
-    records.env["vworkspace.field.conflict"].create(
+    conflicts = records.env["vworkspace.field.conflict"]
+    conflicts.create(
         [
-            {
-                "instance_id": record.id,
-                "field": conflict.field,
-                "manager": conflict.manager,
-                "operation": conflict.operation,
-                "since": naive(conflict.since),
-                "our_value": diff.text(conflict.our_value, conflict.field),
-                "live_value": diff.text(conflict.live_value, conflict.field),
-            }
+            {"instance_id": record.id, **conflicts._values(conflict)}
             for record in records
             for conflict in results[record.id].conflicts
         ]

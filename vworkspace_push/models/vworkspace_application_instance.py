@@ -179,7 +179,6 @@ class VworkspaceApplicationInstance(models.Model):
 
     @api.depends(lambda self: sorted(self._desired_fields))
     def _compute_manifest_text(self):
-        database = self.env["ir.config_parameter"].sudo().get_param("database.uuid")
         for instance in self:
             try:
                 manifest = instance._build_manifest()
@@ -187,10 +186,7 @@ class VworkspaceApplicationInstance(models.Model):
                 instance.manifest_text = str(exc)
                 continue
             if instance._origin:
-                signature = f"{self._name}/{instance._origin.id}"
-                manifest = resources.signed(
-                    manifest, database=database or "", record=signature
-                )
+                manifest = instance._signed(manifest)
             instance.manifest_text = yaml.safe_dump(
                 manifest, sort_keys=False, allow_unicode=True
             )

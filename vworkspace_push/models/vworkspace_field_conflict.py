@@ -1,4 +1,7 @@
-from odoo import fields, models
+from odoo import api, fields, models
+
+from ..kube import diff
+from ..times import naive
 
 
 class VworkspaceFieldConflict(models.Model):
@@ -20,3 +23,15 @@ class VworkspaceFieldConflict(models.Model):
     manager = fields.Char(string="Other Manager")
     operation = fields.Char()
     since = fields.Datetime()
+
+    @api.model
+    def _values(self, conflict):
+        """Return a `kube.ownership.FieldConflict` as a row, its secrets masked."""
+        return {
+            "field": conflict.field,
+            "our_value": diff.text(conflict.our_value, conflict.field),
+            "live_value": diff.text(conflict.live_value, conflict.field),
+            "manager": conflict.manager,
+            "operation": conflict.operation,
+            "since": naive(conflict.since),
+        }

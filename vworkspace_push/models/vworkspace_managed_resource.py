@@ -421,6 +421,15 @@ class VworkspaceManagedResource(models.AbstractModel):
         problems = self._find_problems()
         return (None if problems else self._build_manifest()), problems
 
+    def _signed(self, manifest):
+        """Return `manifest` with the annotations that say whose object it is."""
+        parameters = self.env["ir.config_parameter"].sudo()
+        return resources.signed(
+            manifest,
+            database=parameters.get_param("database.uuid") or "",
+            record=f"{self._name}/{self._origin.id}",
+        )
+
     def _desired(self):
         """Return what the form holds, as JSON from which it can be restored."""
         raise NotImplementedError

@@ -6,7 +6,6 @@ from odoo.exceptions import UserError
 from ..kube import diff, ownership
 from ..kube.errors import describe
 from ..kube.values import ValuesError
-from ..times import naive
 from .vworkspace_wizard import CALL_ERRORS, look
 
 DECISIONS = [
@@ -178,7 +177,7 @@ class VworkspaceConflictWizard(models.TransientModel):
         if seen.refusal and not seen.conflicts:
             raise UserError(describe(seen.refusal))
         before, known = self._live(), {line.field: line for line in self.line_ids}
-        rows = _rows(seen.conflicts)
+        rows = _rows(self.env["vworkspace.field.conflict"], seen.conflicts)
         changed = known.keys() ^ rows.keys()
         for field in known.keys() & rows.keys():
             row, line = rows[field], known[field]
@@ -271,24 +270,20 @@ class VworkspaceConflictLine(models.TransientModel):
                 line.objection = str(exc)
 
 
-def _rows(conflicts):
-    """Return the values of a line for each field; several may own the same one."""
+def _rows(model, conflicts):
+    """Return the values of a line for each field; several may own the same one.
+
+    :param model: `vworkspace.field.conflict`, which knows how to say one
+    """
     rows = {}
     for conflict in conflicts:
-        field = conflict.field
-        since = naive(conflict.since)
-        if row := rows.get(field):
+        values = model._values(conflict)
+        if row := rows.get(conflict.field):
             row["manager"] = f"{row['manager']}, {conflict.manager}"
+            since = values["since"]
             row["since"] = max(row["since"] or since, since or row["since"])
-            continue
-        rows[field] = {
-            "field": field,
-            "our_value": diff.text(conflict.our_value, field),
-            "live_value": diff.text(conflict.live_value, field),
-            "manager": conflict.manager,
-            "operation": conflict.operation,
-            "since": since,
-        }
+        else:
+            rows[conflict.field] = values
     return rows
 
 

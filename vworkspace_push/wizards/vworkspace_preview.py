@@ -2,7 +2,6 @@ from odoo import Command, fields, models
 
 from ..kube import diff
 from ..kube.errors import describe
-from ..times import naive
 from .vworkspace_wizard import CALL_ERRORS, look
 
 
@@ -77,6 +76,7 @@ class VworkspacePreview(models.TransientModel):
             seen = look(instance)
         except CALL_ERRORS as exc:
             return {"effect": "unknown", "message": describe(exc)}
+        conflicts = self.env["vworkspace.field.conflict"]
         changes = diff.changes(
             diff.clean(seen.live or {}), diff.clean(seen.result or {})
         )
@@ -86,16 +86,7 @@ class VworkspacePreview(models.TransientModel):
             "warnings": "\n".join(seen.warnings) or False,
             "changes": (seen.result and diff.render(changes)) or False,
             "conflict_ids": [
-                Command.create(
-                    {
-                        "field": conflict.field,
-                        "our_value": diff.text(conflict.our_value, conflict.field),
-                        "live_value": diff.text(conflict.live_value, conflict.field),
-                        "manager": conflict.manager,
-                        "operation": conflict.operation,
-                        "since": naive(conflict.since),
-                    }
-                )
+                Command.create(conflicts._values(conflict))
                 for conflict in seen.conflicts
             ],
         }

@@ -2,7 +2,7 @@ from odoo import models
 from odoo.exceptions import UserError
 
 from .. import const
-from ..kube import apply, resources
+from ..kube import apply
 from ..kube.errors import (
     AddressRefused,
     KubeError,
@@ -52,12 +52,7 @@ def look(instance):
     :rtype: kube.apply.Preview
     :raise Exception: one of `CALL_ERRORS`
     """
-    parameters = instance.env["ir.config_parameter"].sudo()
-    manifest = resources.signed(
-        instance._build_manifest(),
-        database=parameters.get_param("database.uuid") or "",
-        record=f"{instance._name}/{instance.id}",
-    )
+    manifest = instance._signed(instance._build_manifest())
     is_gone = instance.delivery_state == "deleted"
     return apply.preview(
         instance.cluster_id._connection(),
