@@ -13,6 +13,7 @@ from environment.control_plane import ControlPlane
 from environment.odoo import OdooInstall
 from environment.postgres import Postgres
 from environment.simulated_operator import SimulatedOperator
+from tests.live_objects import clear_instances
 
 CLUSTER_ID = "test-cluster"
 TEMPLATE = "template_vworkspace"
@@ -75,7 +76,12 @@ def template_database(odoo_install, postgres):
 
 @pytest.fixture(scope="session")
 def operator(control_plane, work):
-    """The simulated operator, whose admission guards the control plane from then on."""
+    """The simulated operator, whose admission guards the control plane from then on.
+
+    What earlier rings left in the cluster goes first: it would have to report on
+    thousands of instances before the first test's.
+    """
+    clear_instances(control_plane)
     process = SimulatedOperator(
         control_plane, work / "operator", cluster_id=CLUSTER_ID, delay=OPERATOR_DELAY
     )

@@ -38,6 +38,14 @@ def delete_object(control_plane, namespace, name="wiki"):
     control_plane.request("DELETE", f"{COLLECTION.format(namespace)}/{name}")
 
 
+def clear_instances(control_plane):
+    """Delete every application of the cluster."""
+    everywhere = "/apis/apps.vworkspace.io/v1alpha1/applicationinstances"
+    items = control_plane.request("GET", everywhere)["items"]
+    for namespace in sorted({item["metadata"]["namespace"] for item in items}):
+        control_plane.request("DELETE", COLLECTION.format(namespace))
+
+
 def patch_status(control_plane, namespace, status, *, name="wiki"):
     """Write a status with kubectl, as the operator in the cluster would."""
     control_plane.kubectl(

@@ -16,6 +16,8 @@ INSTANCE = "vworkspace.application.instance"
 NOISE = (" ERROR ", " CRITICAL ", "Traceback")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # of a log, begins here
 CRON_THREADS = 3  # of each server
+READ_LOG = pytest.StashKey()  # a function that returns what a test had logged
+LOG_SHOWN = 8000  # characters of it, with a failure
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,15 @@ def odoo_log(work):
     return work / "logs" / "faults-odoo.log"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show with a failure what the Odoos logged during the test."""
+    report = yield
+    if report.failed and (read := item.stash.get(READ_LOG, None)):
+        report.sections.append(("Odoo's log", read()[-LOG_SHOWN:]))
+    return report
+
+
 @pytest.fixture(autouse=True)
 def quiet_log(odoo_log, request):
     """Fail a test in which an Odoo's log has an error.
@@ -82,10 +93,15 @@ def quiet_log(odoo_log, request):
     marker = request.node.get_closest_marker("expect_log")
     expected = marker.args if marker else ()
     size = odoo_log.stat().st_size if odoo_log.exists() else 0
+
+    def read():
+        with odoo_log.open(errors="replace") as file:
+            file.seek(size)
+            return file.read()
+
+    request.node.stash[READ_LOG] = read
     yield
-    with odoo_log.open(errors="replace") as file:
-        file.seek(size)
-        entries = ENTRY.split(file.read())
+    entries = ENTRY.split(read())
     noise = [entry for entry in entries if any(word in entry for word in NOISE)]
     surprising = [
         entry for entry in noise if not any(text in entry for text in expected)
@@ -244,8 +260,11 @@ class Records:
         return not self.query(ahead)
 
     def _cron_has_begun(self):
+        # As the cron threads lock it: a trigger that is being added, whose foreign key
+        # locks the row as well, is no sign that one of them runs it.
         idle = self.query(
-            "SELECT 1 FROM ir_cron WHERE id = %s FOR UPDATE SKIP LOCKED", self._cron_id
+            "SELECT 1 FROM ir_cron WHERE id = %s FOR NO KEY UPDATE SKIP LOCKED",
+            self._cron_id,
         )
         return not idle or self.cron_has_run()
 
