@@ -87,7 +87,8 @@ class Stack:
                 http_port=free_port(),
                 gevent_port=free_port(),
             )
-            server = odoo.server(config, DATABASE, log=folder / "odoo.log")
+            self.odoo_log = folder / "odoo.log"
+            server = odoo.server(config, DATABASE, log=self.odoo_log)
             stack.callback(server.stop)
             server.start()
             self.odoo_process = server.process

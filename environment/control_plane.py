@@ -20,6 +20,8 @@ from typing import Any
 
 import requests
 import yaml
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from .certificates import make_certificates, make_service_account_key
 from .control_plane_build import program
@@ -43,6 +45,18 @@ START_TIMEOUT = 60.0  # s
 STOP_TIMEOUT = 2.0  # s; an API server with open watches would take a minute
 REQUEST_TIMEOUT = (5.0, 30.0)  # s: to connect, between bytes
 KUBECTL_TIMEOUT = 120.0  # s
+# Nothing was done when a server says 429; any other answer is the caller's to judge.
+_WHEN_THROTTLED = Retry(
+    total=10,
+    connect=0,
+    read=0,
+    other=0,
+    redirect=0,
+    status_forcelist=[429],
+    allowed_methods=None,
+    backoff_factor=0.2,
+    raise_on_status=False,
+)
 START_ATTEMPTS = 3  # a port that was free may be taken before it is used
 
 
@@ -177,12 +191,15 @@ class ControlPlane:
     ) -> Any:
         """Send one request as admin and return the JSON answer.
 
+        A 429, as while the storage of a kind starts anew, is waited out.
+
         :raise Failure: with the server's own words
         """
         if self._session is None:
             self._session = requests.Session()
             self._session.trust_env = False  # no proxy in front of 127.0.0.1
             self._session.verify = str(self.ca_file)
+            self._session.mount("https://", HTTPAdapter(max_retries=_WHEN_THROTTLED))
         response = self._session.request(
             method,
             f"{self.server}{path}",

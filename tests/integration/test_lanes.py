@@ -255,22 +255,27 @@ def test_a_throttled_lane_goes_on_without_a_probe(
 # === HOW MANY AT ONCE === #
 
 
-def test_the_limit_grows_by_one_for_each_round_at_the_usual_pace(limit):
-    for _call in range(4):
-        limit.learn(0.1)
+def test_the_limit_grows_by_one_for_each_round_in_which_few_calls_wait(limit):
+    answer(limit, *[0.1] * 4)
     assert limit.now == 4
 
-    limit.learn(0.1)
+    answer(limit, 0.1)
 
     assert limit.now == 5
-    for _call in range(1_000):
-        limit.learn(0.1)
+    answer(limit, *[0.1] * 1_000)
     assert limit.now == 8
 
 
+def test_the_limit_stays_while_fewer_calls_are_under_way(limit):
+    with limit.turn():
+        for _call in range(1_000):
+            limit.learn(0.1)
+
+    assert limit.now == 4
+
+
 def test_the_limit_halves_when_the_server_says_stop_and_grows_again(limit):
-    for _call in range(1_000):
-        limit.learn(0.1)
+    answer(limit, *[0.1] * 1_000)
 
     halves = []
     for _time in range(6):
@@ -278,26 +283,42 @@ def test_the_limit_halves_when_the_server_says_stop_and_grows_again(limit):
         halves.append(limit.now)
 
     assert halves == [4, 2, 1, 1, 1, 1]
-    limit.learn(0.1)
+    answer(limit, 0.1)
     assert limit.now == 2
 
 
-def test_the_limit_falls_while_calls_take_much_longer_than_usual(limit):
-    for _call in range(20):
-        limit.learn(0.1)
+def test_the_limit_falls_while_many_calls_wait_in_the_server(limit):
+    answer(limit, *[0.1] * 20)
     before = limit.now
 
-    for _call in range(5):
-        limit.learn(1.0)
+    answer(limit, *[1.0] * 5)
 
     assert 1 <= limit.now < before
 
 
+def test_the_limit_grows_again_on_a_way_that_became_longer(limit):
+    answer(limit, *[0.1] * 20)
+    answer(limit, *[1.0] * 1_000)
+    few = limit.now
+
+    with limit.turn():
+        for _call in range(100):
+            limit.learn(1.0)  # alone: it is the way that takes so long
+    answer(limit, *[1.0] * 20)
+
+    assert few < limit.now
+
+
+@pytest.mark.parametrize("batch", [COUNT, COUNT // 2], ids=["one lane", "two lanes"])
 def test_as_many_calls_are_under_way_as_the_limit_allows(
-    database, gated, make_instance, monkeypatch
+    database, gated, make_instance, monkeypatch, batch
 ):
+    from odoo.addons.vworkspace_push import const
+    from odoo.addons.vworkspace_push.delivery import lanes
     from odoo.addons.vworkspace_push.kube import apply
 
+    monkeypatch.setattr(const, "DELIVERY_BATCH", batch)
+    monkeypatch.setattr(lanes, "MOST_AT_ONCE", 4)
     instances = [make_instance(name=f"wiki-{n}", **gated.place) for n in range(COUNT)]
     make_pending(database, *instances)
     together = threading.Barrier(4)  # passed by four at once alone
@@ -333,7 +354,7 @@ def test_a_refused_connection_teaches_no_pace(database, gated, gate, make_instan
 
     limit = lanes.limits.get((database.name, gated.record.id))
     assert states(database, instance) == ["failed"]
-    assert limit._usual is None
+    assert limit._alone is None
 
 
 # === FIXTURES AND HELPERS === #
@@ -476,6 +497,15 @@ def limit(odoo_in_process):
     from odoo.addons.vworkspace_push.delivery.lanes import Limit
 
     return Limit()
+
+
+def answer(limit, *seconds):
+    """Have a server answer calls, each after so long, while it has all that may be."""
+    for taken in seconds:
+        with contextlib.ExitStack() as turns:
+            for _call in range(limit.now):
+                turns.enter_context(limit.turn())
+            limit.learn(taken)
 
 
 def read_lane(database, cluster):

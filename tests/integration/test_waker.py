@@ -1,6 +1,7 @@
 """The delivery cron runs in time, not only when Odoo next looks for triggers."""
 
 import select
+import time
 from datetime import timedelta
 
 import pytest
@@ -13,17 +14,25 @@ PATIENCE = 20.0  # s
 
 @pytest.fixture
 def wakings(database, postgres):
-    """Return a function that waits for the cron threads to be told; its databases."""
+    """Return a function that waits for the cron threads to be told of the database.
+
+    It returns what they were told, or nothing. The channel is the whole server's: what
+    other tests' databases still have to say does not count.
+    """
     connection = postgres.connect("postgres")
     connection.autocommit = True
     with connection.cursor() as cr:
         cr.execute("LISTEN cron_trigger")
 
     def wait(timeout=PATIENCE):
-        select.select([connection], [], [], timeout)
-        connection.poll()
-        told = [notification.payload for notification in connection.notifies]
-        connection.notifies.clear()
+        deadline = time.monotonic() + timeout
+        told = []
+        while not told and (remaining := deadline - time.monotonic()) > 0:
+            select.select([connection], [], [], remaining)
+            connection.poll()
+            payloads = [notification.payload for notification in connection.notifies]
+            connection.notifies.clear()
+            told = [payload for payload in payloads if payload == database.name]
         return told
 
     yield wait

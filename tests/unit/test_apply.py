@@ -71,7 +71,7 @@ def test_created_object_comes_back_whole(
         **MANIFEST,
         "metadata": {**MANIFEST["metadata"], "resourceVersion": "1"},
     }
-    assert request.query == "fieldManager=vworkspace-odoo&fieldValidation=Strict"
+    assert request.query == "fieldManager=vworkspace-odoo&fieldValidation=Ignore"
     assert request.headers["Content-Type"] == "application/apply-patch+yaml"
 
 

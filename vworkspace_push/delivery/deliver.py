@@ -193,18 +193,19 @@ def _attempt_all(registry, batch):
     outcomes = {}
 
     def work(intent):
-        if opened.is_set():
-            return
-        result, error = attempt(intent, (UserError, SealingError))
-        outcomes[intent.record_id] = result
-        if isinstance(error, (Throttled, Unreachable)):
+        with limit.turn():
+            if opened.is_set():
+                return
+            result, error = attempt(intent, (UserError, SealingError))
+            outcomes[intent.record_id] = result
+            if not isinstance(error, (Throttled, Unreachable)):
+                limit.learn(result.duration)
+                return
             # The others wait: nothing more is sent on a way in doubt. One speaks for
             # all that failed with it.
             with deciding:
                 if not opened.is_set():
                     decide(error, intent.connection)
-        else:
-            limit.learn(result.duration)
 
     def decide(error, connection):
         if isinstance(error, Throttled):

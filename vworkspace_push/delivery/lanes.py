@@ -14,11 +14,12 @@ A transport failure is followed by a probe at once: only if that fails too is th
 opened, so that one cut connection holds up one record and no more. A server that asks
 to slow down (429) has its lane opened for as long as it says.
 
-How many calls are under way at once is each process's own matter (`Limit`): more while
-the server keeps its pace, half as many when it says stop.
+How many calls are under way at once is each process's own matter (`Limit`): as many as
+the server works on, half as many when it says stop.
 """
 
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 
 from odoo import fields
@@ -30,7 +31,9 @@ from . import outcome, waker
 
 MOST_AT_ONCE = 8  # calls to one API server; each is a thread
 FIRST_AT_ONCE = 4.0
-SLOW = 3.0  # times the usual latency, from which on there are fewer at once
+FEW_WAITING = 3.0  # of our calls, in the server: there may be more under way
+MANY_WAITING = 5.0  # there should be fewer
+PACE_MEMORY = 10  # calls over which the pace of a call alone is averaged
 
 
 # === BREAKER === #
@@ -115,36 +118,53 @@ def _write(env, cluster_id, *, failures, retry_at, message):
 
 
 class Limit:
-    """How many calls to one API server a batch makes at once (AIMD).
+    """How many calls to one API server this process has under way at once.
 
-    One more for each round of calls that kept the usual pace, a tenth fewer when they
-    take much longer than usual, half as many when the server says that it is too much.
+    As many as the server works on, and hardly more: what takes longer than a call does
+    alone waits in the server, and more calls would only wait longer there (the
+    estimate of TCP Vegas). One more for each round of calls in which few wait, one
+    fewer for each in which many do, half as many when the server says so (429).
     """
 
     def __init__(self):
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._limit = FIRST_AT_ONCE
-        self._usual = None  # s, the pace of the fast calls
+        self._under_way = 0
+        self._alone = None  # s that a call takes when the server has nothing else
 
     @property
     def now(self):
         """Return how many may be under way."""
         return int(self._limit)
 
+    @contextmanager
+    def turn(self):
+        """Wait until one more call may be under way, and count it while it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way < self.now)
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify(2)  # the limit may have grown as well
+
     def learn(self, seconds):
-        """Learn from a call that the server answered after that long."""
-        with self._lock:
-            usual = self._usual or seconds
-            # Falls to a faster pace at once, rises to a slower one over many calls.
-            self._usual = min(seconds, usual + (seconds - usual) / 100)
-            if seconds > SLOW * self._usual:
-                self._limit = max(1.0, self._limit * 0.9)
-            else:
+        """Learn from a call of this turn, which the server answered after that long."""
+        with self._changed:
+            if self._alone is None or seconds < self._alone or self._under_way <= 1:
+                known = seconds if self._alone is None else self._alone
+                self._alone = known + (seconds - known) / PACE_MEMORY
+            waiting = self._limit * (1 - self._alone / max(seconds, self._alone))
+            if waiting > MANY_WAITING:
+                self._limit = max(1.0, self._limit - 1 / self._limit)
+            elif waiting < FEW_WAITING and self._under_way >= self.now:
                 self._limit = min(MOST_AT_ONCE, self._limit + 1 / self._limit)
 
     def halve(self):
         """Take half as many, since the server said that it is too much."""
-        with self._lock:
+        with self._changed:
             self._limit = max(1.0, self._limit / 2)
 
 

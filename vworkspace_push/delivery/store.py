@@ -17,7 +17,7 @@ from odoo import fields
 from ..kube import ownership, resources
 from ..status import sink
 from ..transactions import lock_rows
-from . import waker
+from . import lanes, waker
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def outcomes(env, batch, results):
     env["vworkspace.revision"].invalidate_model()
     _store_conflicts(records, results)
     _add_audit_entries(env, [*stored, *overtaken], batch, by_id, results, known)
-    _tell(records, results, known)
+    limit = lanes.limits.get((env.cr.dbname, batch.cluster_id))
+    _tell(records, results, known, limit)
     if not replaced and any(results[i].credential_refused for i in stored):
         cluster._credential_refused(batch.connection_version)
     _store_reported_objects(records, results)
@@ -264,7 +265,7 @@ def _digest(manifest):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _tell(records, results, known):
+def _tell(records, results, known, limit):
     """Post what a person has to hear of, once, and log every outcome."""
     for record in records:
         result = results[record.id]
@@ -280,10 +281,11 @@ def _tell(records, results, known):
     if records:
         states = [results[record.id].state for record in records]
         _logger.info(
-            "Delivered %s of %s: %s",
+            "Delivered %s of %s: %s, with up to %s calls at once",
             len(states),
             records._name,
             ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))),
+            limit.now,
         )
 
 

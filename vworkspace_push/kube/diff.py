@@ -50,9 +50,13 @@ def changes(
     stack: list[tuple[str, Any, Any]] = [("", old or ABSENT, new or ABSENT)]
     while stack:
         path, before, after = stack.pop()
-        if _is_equal_branch(before, after):
+        if before is ABSENT:
+            found += [Change(at, ABSENT, leaf) for at, leaf in _leaves(path, after)]
+        elif after is ABSENT:
+            found += [Change(at, leaf, ABSENT) for at, leaf in _leaves(path, before)]
+        elif _is_equal_branch(before, after):
             continue
-        if not (_is_branch(before) or _is_branch(after)):
+        elif not (_is_branch(before) or _is_branch(after)):
             if not _is_same(before, after):
                 found.append(Change(path, before, after))
         elif _are_alike(before, after):
@@ -77,24 +81,36 @@ def _is_equal_branch(before: Any, after: Any) -> bool:
         return False
 
 
+def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of what is on one side alone, in the document's order."""
+    found = []
+    stack = [] if value is ABSENT else [(path, value)]
+    while stack:
+        at, item = stack.pop()
+        if not _is_branch(item):
+            found.append((at, item))
+        elif isinstance(item, dict):
+            stack.extend([(f"{at}.{key}", item[key]) for key in reversed(item)])
+        else:
+            last = len(item) - 1
+            stack.extend(
+                [(f"{at}[{last - i}]", leaf) for i, leaf in enumerate(reversed(item))]
+            )
+    return found
+
+
 def _are_alike(before: Any, after: Any) -> bool:
-    """Tell whether two branches are of one kind, or one of them is absent."""
-    if before is ABSENT or after is ABSENT:
-        return True
+    """Tell whether two branches are of one kind."""
     if not (_is_branch(before) and _is_branch(after)):
         return False
     return isinstance(before, dict) is isinstance(after, dict)
 
 
 def _children(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) or isinstance(after, dict):
-        before = {} if before is ABSENT else before
-        after = {} if after is ABSENT else after
+    if isinstance(before, dict):
         for key in dict.fromkeys((*before, *after)):
             yield f"{path}.{key}", before.get(key, ABSENT), after.get(key, ABSENT)
     else:
-        before = () if before is ABSENT else before
-        after = () if after is ABSENT else after
         for i in range(max(len(before), len(after))):
             yield (
                 f"{path}[{i}]",
@@ -133,20 +149,21 @@ def text(value: Any, path: str, *, limit: int = 2_000) -> str:
     :param path: of the value, which says whether it is a secret
     :param limit: characters
     """
-    return "" if value is None else _cut(_json(mask(value, path)), limit)
+    return "" if value is None else _shown(value, path, limit)
+
+
+def _shown(value: Any, path: str, limit: int) -> str:
+    return _cut(_json(mask(value, path)), limit)
 
 
 def _line(change: Change, limit: int) -> str:
     path = _cut(change.path, MAX_FIELD)
-    old, new = (
-        value if value is ABSENT else _cut(_json(mask(value, change.path)), limit)
-        for value in (change.old, change.new)
-    )
-    if old is ABSENT:
-        return f"+ {path}: {new}"
-    if new is ABSENT:
+    if change.old is ABSENT:
+        return f"+ {path}: {_shown(change.new, change.path, limit)}"
+    old = _shown(change.old, change.path, limit)
+    if change.new is ABSENT:
         return f"- {path}: {old}"
-    return f"~ {path}: {old} → {new}"
+    return f"~ {path}: {old} → {_shown(change.new, change.path, limit)}"
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
@@ -187,6 +204,8 @@ def mask(value: Any, path: str) -> Any:
     if path.endswith("]"):
         path = _SELECTORS.sub("", path)
     key = path.rpartition(".")[2]
+    if isinstance(value, str):
+        return MASK if is_secret(key, value) else value
     root = [value]
     stack: list[tuple[Any, Any, str]] = [(root, 0, key)]
     while stack:

@@ -570,9 +570,9 @@ def is_secret(key: str, text: str) -> bool:
 
     Empty text and the placeholder are none.
     """
-    if not text.strip() or text == SECRET_PLACEHOLDER:
-        return False
-    return bool(_SECRET_KEY.fullmatch(key) or _PRIVATE_KEY.match(text))
+    if _SECRET_KEY.fullmatch(key) or _PRIVATE_KEY.match(text):
+        return bool(text.strip()) and text != SECRET_PLACEHOLDER
+    return False
 
 
 def _string_leaves(values: Any) -> Iterator[tuple[str, str, str]]:

@@ -25,6 +25,10 @@ MAX_SHOWN = 100  # characters of what is named in an error
 
 _PARSER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
+_COLLECTION_STARTS = {yaml.MappingStartEvent, yaml.SequenceStartEvent}
+_COLLECTION_ENDS = {yaml.MappingEndEvent, yaml.SequenceEndEvent}
+_NODES = {yaml.ScalarEvent, yaml.AliasEvent, *_COLLECTION_STARTS}
+
 _WORDS = {word: None for word in ("", "~", "null", "Null", "NULL")} | {
     form: value
     for words, value in (("yes true on", True), ("no false off", False))
@@ -87,8 +91,9 @@ def _build(text: str) -> Any:
     outer: list[Any] = []
     key: str | None = None  # of a mapping, waiting for its value
     for event in _events(text):
-        if isinstance(event, yaml.NodeEvent):
-            if isinstance(holder, dict) and key is None:
+        kind = type(event)  # most events are scalars: this is the quickest way to tell
+        if kind is yaml.ScalarEvent or kind in _COLLECTION_STARTS:
+            if key is None and type(holder) is dict:
                 key = _key(event, holder)
                 continue
             value = _value(event)
@@ -97,12 +102,12 @@ def _build(text: str) -> Any:
             else:
                 holder[key] = value
                 key = None
-            if isinstance(event, yaml.CollectionStartEvent):
+            if kind in _COLLECTION_STARTS:
                 outer.append(holder)
                 holder = value
-        elif isinstance(event, yaml.CollectionEndEvent):
+        elif kind in _COLLECTION_ENDS:
             holder = outer.pop()
-        elif isinstance(event, yaml.DocumentStartEvent) and document:
+        elif kind is yaml.DocumentStartEvent and document:
             _refuse(event, "but found another document")
     return document[0] if document else None
 
@@ -111,14 +116,22 @@ def _events(text: str) -> Iterator[Any]:
     """Yield what the parser sees, up to the first node that is not accepted."""
     depth = 0
     anchors: set[str] = set()
-    for event in yaml.parse(text, Loader=_PARSER):
-        if isinstance(event, yaml.NodeEvent):
-            _check_node(event, depth, anchors)
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        yield event
+    parser: Any = _PARSER(text)
+    try:
+        while event := parser.get_event():
+            kind = type(event)
+            if kind in _COLLECTION_ENDS:
+                depth -= 1
+            elif kind in _NODES:
+                if kind is not yaml.ScalarEvent or event.anchor or event.tag:
+                    _check_node(event, depth, anchors)
+                elif depth >= MAX_DEPTH:
+                    _refuse(event, f"it is nested deeper than {MAX_DEPTH}")
+                if kind in _COLLECTION_STARTS:
+                    depth += 1
+            yield event
+    finally:
+        parser.dispose()
 
 
 def _check_node(event: Any, depth: int, anchors: set[str]) -> None:
