@@ -505,6 +505,7 @@ class ControlPlane:
                 f"--cert-dir={self.directory / 'controller-manager'}",
                 "--use-service-account-credentials=false",
                 "--leader-elect=false",
+                *("--kube-api-qps=200", "--kube-api-burst=400"),  # few, but busy
             ],
             log=self.directory / "kube-controller-manager.log",
         )

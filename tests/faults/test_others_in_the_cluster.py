@@ -27,6 +27,7 @@ def test_a_namespace_deleted_under_us_is_told_and_nothing_comes_back_by_itself(
     eventually(
         lambda: not exists(control_plane, f"/api/v1/namespaces/{namespace}"),
         what="the namespace to be gone",
+        timeout=CONVERGENCE,  # its controller looks again only after a while
     )
 
     client.call(INSTANCE, "write", ids, {"chart_version": "1.5.0"})
