@@ -6,7 +6,8 @@ ARGS ?=
 ENVIRONMENT = $(PYTHON) -m environment
 
 .DEFAULT_GOAL := help
-.PHONY: help run clean shell kubectl operator test unit bench lint format screenshots
+.PHONY: help run clean shell kubectl operator test unit faults bench lint format
+.PHONY: screenshots
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
@@ -27,11 +28,14 @@ kubectl: ## Run kubectl on the demo cluster: make kubectl ARGS="get appinst -A"
 operator: ## Tell the simulated operator how to behave: ARGS="degrade demo/hello"
 	@$(ENVIRONMENT) operator $(ARGS)
 
-test: ## Run the whole test suite; ARGS goes to pytest
+test: ## Run the test suite, but what takes minutes; ARGS goes to pytest
 	@$(ENVIRONMENT) test $(ARGS)
 
 unit: ## Run the tests that need no Odoo and no cluster, in seconds
 	@$(ENVIRONMENT) unit $(ARGS)
+
+faults: ## Run all tests of faults, also those that take minutes
+	@$(ENVIRONMENT) faults $(ARGS)
 
 bench: ## Measure, and write benchmarks/results.json
 	@$(ENVIRONMENT) bench $(ARGS)

@@ -15,11 +15,16 @@ from pathlib import Path
 
 from environment.paths import CHECKOUT
 
+from .catch_up import measure_catch_up
 from .connection_memory import measure_connection_memory
 from .dead_cluster import measure_dead_cluster
 from .deploy_bulk import measure_deploy_bulk, measure_deploy_bulk_raw
 from .deploy_one import measure_deploy_one
+from .fleet_memory import measure_fleet_memory
+from .ingest import measure_ingest, measure_ingest_kopf
+from .list_views import measure_list_10k, measure_list_100k
 from .stack import Stack
+from .status_latency import measure_status_p50, measure_status_p99
 from .verify_cluster import measure_verify_cluster
 
 FIGURES = {
@@ -29,6 +34,14 @@ FIGURES = {
     "dead-cluster": measure_dead_cluster,
     "verify-cluster": measure_verify_cluster,
     "connection-memory": measure_connection_memory,
+    "status-p50": measure_status_p50,
+    "status-p99": measure_status_p99,
+    "ingest": measure_ingest,
+    "ingest-kopf": measure_ingest_kopf,
+    "fleet-memory": measure_fleet_memory,
+    "catch-up": measure_catch_up,
+    "list-10k": measure_list_10k,
+    "list-100k": measure_list_100k,
 }
 RESULTS = Path(__file__).with_name("results.json")
 

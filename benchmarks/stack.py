@@ -92,22 +92,45 @@ class Stack:
             stack.callback(server.stop)
             server.start()
             self.odoo_process = server.process
+            self._install, self._config, self._folder = odoo, config, folder
             self.odoo = Rpc(server.url, DATABASE, login="admin", password="admin")  # noqa: S106
             self.cluster = self.register(CLUSTER_ID, NAMESPACE)
             self._rows = postgres.connect(DATABASE)
             self._rows.autocommit = True
             stack.callback(self._rows.close)
+            # It does the worker's work wherever none is at work.
+            self.switch_off("ir_cron_status")
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc):
         self._stack.close()
 
+    def watch_worker(self, *options):
+        """Return a watch worker of the database, not started yet."""
+        log = self._folder / "watch.log"
+        return self._install.watch_worker(self._config, DATABASE, *options, log=log)
+
+    def switch_off(self, cron):
+        """Have one of the addon's crons not run any more."""
+        known = [("module", "=", "vworkspace_push"), ("name", "=", cron)]
+        (row,) = self.odoo.call("ir.model.data", "search_read", known, ["res_id"])
+        self.odoo.call("ir.cron", "write", [row["res_id"]], {"active": False})
+
+    def dsn(self):
+        """Return how another program connects to Odoo's database."""
+        return self._rows.dsn
+
     def query(self, query, *values):
         """Return the rows of a query on Odoo's database, past Odoo."""
         with self._rows.cursor() as cursor:
             cursor.execute(query, values)
             return cursor.fetchall()
+
+    def execute(self, statement, *values):
+        """Run a statement without an answer on Odoo's database, past Odoo."""
+        with self._rows.cursor() as cursor:
+            cursor.execute(statement, values or None)
 
     def register(self, cluster_id, namespace, *, server=None):
         """Register the control plane as a cluster, and return the record's id.

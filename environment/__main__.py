@@ -12,7 +12,7 @@ from .python_env import ensure_python, inside_environment
 
 COMMANDS = (
     *("run", "clean", "shell", "kubectl", "operator", "screenshots"),
-    *("test", "unit", "bench", "lint", "format"),
+    *("test", "unit", "faults", "bench", "lint", "format"),
 )
 
 
@@ -44,12 +44,13 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from . import linters
 
         return linters.lint() if command == "lint" else linters.format_code()
-    if command in ("test", "unit", "bench"):
+    if command in ("test", "unit", "faults", "bench"):
         from . import session
 
         become = {
             "test": session.run_tests,
             "unit": session.run_unit_tests,
+            "faults": session.run_faults,
             "bench": session.run_benchmarks,
         }
         become[command](rest)

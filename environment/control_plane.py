@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -115,11 +116,35 @@ class ControlPlane:
         """Let a frozen API server run on."""
         self._api_server_process.thaw()
 
+    def back_up(self) -> Path:
+        """Copy what etcd holds now, as a crash would leave it; return the folder."""
+        if self._etcd is None:
+            raise Failure("etcd has not been started.")
+        backup = self.directory / "etcd.backup"
+        shutil.rmtree(backup, ignore_errors=True)
+        self._etcd.freeze()
+        try:
+            shutil.copytree(self._etcd_data, backup)
+        finally:
+            self._etcd.thaw()
+        return backup
+
+    def restore(self, backup: Path) -> None:
+        """Start again with what etcd held in `backup`: versions move backwards."""
+        self.stop()
+        shutil.rmtree(self._etcd_data)
+        shutil.copytree(backup, self._etcd_data)
+        self.start()
+
     @property
     def processes(self) -> list[Process]:
         """What this runs, for whoever watches over it."""
         found = (self._etcd, self._api_server, self._controller_manager)
         return [process for process in found if process is not None]
+
+    @property
+    def _etcd_data(self) -> Path:
+        return self.directory / "etcd"
 
     @property
     def _api_server_process(self) -> Process:
@@ -438,7 +463,7 @@ class ControlPlane:
             "etcd",
             [
                 program("etcd"),
-                f"--data-dir={self.directory / 'etcd'}",
+                f"--data-dir={self._etcd_data}",
                 f"--listen-client-urls={self._etcd_url}",
                 f"--advertise-client-urls={self._etcd_url}",
                 f"--listen-peer-urls={peer_url}",

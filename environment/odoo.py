@@ -1,8 +1,8 @@
 """Odoo 19.0: where it comes from, and its processes.
 
 `ODOO_SOURCE` names a checkout of Odoo 19.0. Without it, Debian's package `odoo-19` is
-downloaded and unpacked (not installed) into the cache. Either runs as `python -m odoo`
-in the virtual environment, each process with a configuration file of its own.
+downloaded and unpacked (not installed) into the cache. Either runs in the virtual
+environment, each process with a configuration file of its own.
 """
 
 import configparser
@@ -24,6 +24,7 @@ from .progress import Failure, run_logged, step
 from .python_env import ensure_python
 
 ADDON = "vworkspace_push"
+SCRIPT = Path(__file__).with_name("scripts") / "odoo"
 UNSTABLE = (
     "odoo-19",
     # What its links to scripts and fonts point to.
@@ -148,7 +149,7 @@ class OdooInstall:
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Return the command line of `odoo` with `arguments`."""
-        return [str(self.python), "-m", "odoo", *map(str, arguments)]
+        return [str(self.python), str(SCRIPT), *map(str, arguments)]
 
     # === DATABASES === #
 
@@ -275,18 +276,25 @@ class OdooInstall:
         self,
         config: Path,
         database: str,
-        *,
+        *options: str,
         log: Path,
+        metrics_port: int = 0,
         env: Mapping[str, str] | None = None,
     ) -> Process:
         """Return the watch worker of one database, not started yet.
 
         It watches once it has written WATCH_READY_LINE.
+
+        :param options: more of them, for the command
+        :param metrics_port: where it serves its health and metrics; 0 = nowhere
         """
         # Odoo finds an addon's command by ODOO_RC's addons path, not by `-c`'s.
         return Process(
             "vworkspace_watch",
-            self.command("vworkspace_watch", "-d", database),
+            self.command(
+                *("vworkspace_watch", "-d", database),
+                *("--metrics-port", str(metrics_port), *options),
+            ),
             log=log,
             env=self.environment(config, env),
         )

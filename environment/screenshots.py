@@ -151,8 +151,10 @@ class Window:
 
     def shoot_down_to(self, name: str, last: str) -> None:
         """Keep what the window shows, down to the end of an element."""
+        end = self.page.locator(last).first
+        end.wait_for(state="visible")
         self._wait_until_settled()
-        box = self.page.locator(last).first.bounding_box()
+        box = end.bounding_box()
         if box is None:
             raise Failure(f"{last} is not on the page of {name}.")
         height = min(box["y"] + box["height"], SIZE["height"])
@@ -186,16 +188,26 @@ def _show_status(window: Window, operator: SimulatedOperator) -> None:
     instance = f"{demo.GATED_NAMESPACES[0]}/{demo.INSTANCE}"
     window.open("vworkspace-applications", view="list")
     window.page.locator(".o_data_row", has_text=demo.INSTANCE).first.click()
-    window.tab("Status")
+    window.tab("Conditions")
     window.wait_for("health", "Ready")
     window.shoot_form("application-ready")
     try:
         operator.control(instances={instance: "degrade"})
         window.wait_for("health", "Degraded")
         window.shoot_form("application-degraded")
+        window.tab("Timeline")
+        window.page.locator(".o_vworkspace_timeline tbody tr").first.wait_for()
+        window.shoot_form("timeline")
+        window.open("vworkspace-overview", view="kanban")
+        window.page.get_by_role("button", name="Degraded").first.wait_for()
+        window.shoot_down_to("overview", ".o_kanban_record")
     finally:
         operator.control(instances={})
-    window.wait_for("health", "Ready")
+    window.page.get_by_role("button", name="Ready").first.wait_for()
+    window.page.locator(".o_kanban_record", has_text="Demo").first.click()
+    window.tab("Status")
+    window.page.locator("[name=stream_ids] .o_data_row").first.wait_for()
+    window.shoot_form("cluster-status")
 
 
 class Story:

@@ -30,12 +30,22 @@ def prepare(*names: str) -> None:
 
 
 def run_tests(arguments: list[str]) -> None:
-    """Become pytest on the whole suite; does not return.
+    """Become pytest on the whole suite but what takes minutes; does not return.
 
     :param arguments: for pytest; paths among them replace the suite
     """
     prepare(*PREPARATIONS)
-    _become("-m", "pytest", *_folders(arguments, RINGS), *arguments)
+    folders = _folders(arguments, RINGS)
+    _become("-m", "pytest", *("-m", "not long"), *folders, *arguments)
+
+
+def run_faults(arguments: list[str]) -> None:
+    """Become pytest on all faults, also those that take minutes; does not return.
+
+    :param arguments: for pytest; paths among them replace the ring
+    """
+    prepare("odoo", "postgres", "control_plane")
+    _become("-m", "pytest", *_folders(arguments, ("faults",)), *arguments)
 
 
 def run_unit_tests(arguments: list[str]) -> None:

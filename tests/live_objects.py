@@ -55,6 +55,16 @@ def patch_status(control_plane, namespace, status, *, name="wiki"):
     )
 
 
+def write_status(control_plane, namespace, name, status):
+    """Write a status with one request, as the operator in the cluster would."""
+    return control_plane.request(
+        *("PATCH", f"{COLLECTION.format(namespace)}/{name}/status"),
+        body={"status": status},
+        query={"fieldManager": OPERATOR},
+        content_type="application/merge-patch+json",
+    )
+
+
 def ready_status(*, generation=1, message="All is well."):
     """Return the status of an application that is ready."""
     return {

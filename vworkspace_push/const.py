@@ -5,6 +5,7 @@ from datetime import timedelta
 # The bus message that says which records of a model changed. Ids only: record rules
 # do not apply to payloads, so clients read the records themselves.
 BUS_UPDATED = "vworkspace_push/updated"
+BUS_MAX_IDS = 500  # in one message; of more it says that any may have changed
 
 # PostgreSQL channel on which a process tells the others that a cluster's settings or
 # credential changed. The payload is the cluster's id.
@@ -28,12 +29,19 @@ LANE_FIRST = 5.0  # s that the lane of an unreachable cluster stays closed, at f
 LANE_MAX = 60.0  # s, the longest; each failed probe doubles it
 PROBE_TIMEOUT = 3.0  # s
 
-LEASE_SECONDS = 20  # s for which a watch worker holds a cluster without renewing
-LEASE_RENEW = 5.0  # s between renewals
+# s for which a watch worker holds a cluster without renewing, and between renewals:
+# together, with a tick, the 20 s within which a dead one's clusters are another's
+LEASE_SECONDS = 15
+LEASE_RENEW = 4.0
+INBOX_LIMIT = 20_000  # objects that wait to be written; above it, streams wait
+STREAMS_PER_CLUSTER = 50  # of single namespaces; above it, the quiet ones are polled
 RENEW_AT = 0.8  # of a credential's life, after which it is warned about or renewed
 VERIFY_EVERY_HOURS = 24  # a credential in use is verified again
 
 STALE_AFTER = 120  # s without news from a cluster until its health is unknown
+
+NOTIFY_EVERY = timedelta(minutes=15)  # between two messages about one record's health
+NOTIFY_BATCH = 200  # records that one run of the cron tells of
 
 MAX_VALUES_BYTES = 1_400_000  # of values as YAML; an object in etcd holds 1.5 MiB
 HEAL_FORGET = timedelta(hours=1)  # without drift, after which healing is quick again

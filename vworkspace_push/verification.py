@@ -218,6 +218,7 @@ def _store_verdict(env, cluster_id, credential_id, destination=None):
             env._("Before: %(before)s. Now: %(now)s.", before=before, now=now_rights),
         )
     cluster._notify_updated()
+    cluster._notify_processes()  # what they lacked may be granted
 
 
 def _rights_text(checks):

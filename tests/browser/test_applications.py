@@ -25,7 +25,7 @@ def test_deploy_from_the_form_turns_ready_without_a_reload(browse, place, namesp
     screen.expect_health("Ready")
     link = screen.field("endpoint_url").get_by_role("link")
     expect(link).to_have_attribute("href", re.compile(r"^https?://intranet\."))
-    screen.tab("Status")
+    screen.tab("Conditions")
     conditions = screen.field("condition_ids").locator(".o_data_row")
     expect(conditions.filter(has_text="Ready").first).to_contain_text("True")
     screen.expect_no_reload()

@@ -49,6 +49,17 @@ def test_stopped_control_plane_starts_again_from_its_folder(plane):
         plane.start()
 
 
+def test_restored_control_plane_holds_what_it_held_when_it_was_backed_up(plane):
+    plane.apply([_config_map("old")])
+    old = plane.request("GET", f"{CONFIG_MAPS}/old")
+    backup = plane.back_up()
+    plane.apply([{**_config_map("old"), "data": {"key": "new"}}, _config_map("lost")])
+    plane.restore(backup)
+    assert plane.request("GET", f"{CONFIG_MAPS}/old") == old
+    with pytest.raises(Failure, match="404"):
+        plane.request("GET", f"{CONFIG_MAPS}/lost")
+
+
 def test_watch_from_before_a_compaction_and_restart_is_expired(plane):
     version = plane.request("GET", CONFIG_MAPS)["metadata"]["resourceVersion"]
     plane.apply([_config_map("newer")])

@@ -1,7 +1,12 @@
-"""The end of every fault test: all intents, all objects and all records agree."""
+"""The end of every fault test: all intents, all objects and all records agree.
+
+`differences` compares what was wanted with what there is, `status_differences` what
+there is with what the records show of it.
+"""
 
 import json
 
+from kube import ownership, resources
 from tests.live_objects import list_objects
 
 DEFAULTS = {"mode": "managed"}  # what the definition adds to a spec
@@ -12,8 +17,44 @@ RECORDS = """
       FROM vworkspace_application_instance record
       JOIN vworkspace_revision revision ON revision.id = record.revision_id
       JOIN vworkspace_cluster_namespace namespace ON namespace.id = record.namespace_id
+      JOIN vworkspace_cluster cluster
+        ON cluster.id = record.cluster_id
+       AND btrim(cluster.ca_certificate, E' \\n') = %s
   ORDER BY record.id
 """
+
+# How records show a status, by kind: table, a condition's owner, whether it drifts
+STATUS_TABLES = {
+    resources.APPLICATION_INSTANCE: (
+        *("vworkspace_application_instance", "instance_id", "record.is_drifted"),
+    ),
+    resources.OPERATION: ("vworkspace_operation", "operation_id", "FALSE"),
+}
+STATUSES = """
+    SELECT record.uid, namespace.name || '/' || record.name, record.delivery_state,
+           record.applied_fields,
+           json_build_object(
+               'health', COALESCE(record.health, ''),
+               'message', COALESCE(record.health_message, ''),
+               'version', COALESCE(record.observed_resource_version, ''),
+               'generation', record.observed_generation,
+               'drifted', COALESCE({drifted}, FALSE),
+               'conditions', conditions.found)
+      FROM {table} record
+      JOIN vworkspace_cluster_namespace namespace ON namespace.id = record.namespace_id
+      JOIN vworkspace_cluster cluster
+        ON cluster.id = record.cluster_id AND cluster.active
+       AND btrim(cluster.ca_certificate, E' \\n') = %s
+CROSS JOIN LATERAL (
+           SELECT COALESCE(json_object_agg(type, json_build_array(
+                      status, COALESCE(reason, ''), COALESCE(message, ''))), '{{}}')
+                  AS found
+             FROM vworkspace_condition WHERE {owner} = record.id) conditions
+     WHERE record.uid IS NOT NULL
+  ORDER BY record.id
+"""
+GONE = ("lost", "deleted")  # states of records without an object
+MAX_MESSAGE = 500  # characters of what explains a health
 
 
 def differences(connection, control_plane):
@@ -22,7 +63,7 @@ def differences(connection, control_plane):
     :param connection: to the database of the records
     """
     with connection.cursor() as cr:
-        cr.execute(RECORDS)
+        cr.execute(RECORDS, [control_plane.ca_pem.strip()])
         rows = cr.fetchall()
     connection.commit()
     found = []
@@ -56,3 +97,57 @@ def _compare_object(place, manifest, uid, obj):
     if obj["metadata"]["labels"] != manifest["metadata"]["labels"]:
         found.append(f"{place}: {obj['metadata']['labels']} are not the labels")
     return found
+
+
+def status_differences(connection, control_plane):
+    """Return which records show another status than their object has, and how.
+
+    :param connection: to the database of the records
+    """
+    found = []
+    for resource, (table, owner, drifted) in STATUS_TABLES.items():
+        items = control_plane.request("GET", resource.collection_path(None))["items"]
+        live = {obj["metadata"]["uid"]: obj for obj in items}
+        with connection.cursor() as cr:
+            statement = STATUSES.format(table=table, owner=owner, drifted=drifted)
+            cr.execute(statement, [control_plane.ca_pem.strip()])
+            rows = cr.fetchall()
+        connection.commit()
+        for uid, place, state, applied, shown in rows:
+            obj = live.get(uid)
+            if obj is None or state in GONE:
+                found += _compare_end(place, state, obj, shown)
+                continue
+            wanted = _status_of(obj, resource.kind, applied)
+            found += [
+                f"{place}: {key} is {shown[key]!r} instead of {value!r}"
+                for key, value in wanted.items()
+                if shown[key] != value
+            ]
+    return found
+
+
+def _compare_end(place, state, obj, shown):
+    if state not in GONE:
+        return [f"{place} has no object and is {state}"]
+    found = [f"{place} is {state} and has an object"] if obj else []
+    if shown["health"] or shown["conditions"]:
+        found.append(f"{place} is {state} and shows {shown}")
+    return found
+
+
+def _status_of(obj, kind, applied):
+    """Return what a record has to show of an object, as STATUSES reads it."""
+    observed = resources.observe({**obj, "kind": kind})
+    explanation = observed.explanation
+    told = (explanation.message or explanation.reason) if explanation else ""
+    return {
+        "health": observed.health,
+        "message": told[:MAX_MESSAGE],
+        "version": observed.resource_version,
+        "generation": observed.observed_generation or 0,
+        "drifted": kind != "Operation" and bool(ownership.drift(applied or "", obj)),
+        "conditions": {
+            c.type: [c.status, c.reason, c.message] for c in observed.conditions
+        },
+    }

@@ -45,6 +45,7 @@ METHODS = {
     (INSTANCE, "create"): "operator",
     (INSTANCE, "default_get"): "nobody",  # defaults are no data
     (INSTANCE, "get_ownership"): "viewer",
+    (INSTANCE, "get_timeline"): "viewer",
     (INSTANCE, "unlink"): "operator",
     (INSTANCE, "write"): "operator",
     (CLUSTER, "action_accept_certificate"): "admin",
@@ -56,9 +57,11 @@ METHODS = {
     (CLUSTER, "action_fetch_certificate"): "admin",
     (CLUSTER, "action_finish_revocation"): "admin",
     (CLUSTER, "action_open_audit"): "viewer",
+    (CLUSTER, "action_open_by_health"): "viewer",
     (CLUSTER, "action_open_foreign_instances"): "viewer",
     (CLUSTER, "action_open_import"): "operator",
     (CLUSTER, "action_open_instances"): "viewer",
+    (CLUSTER, "action_open_timeline"): "viewer",
     (CLUSTER, "action_open_unwell_instances"): "viewer",
     (CLUSTER, "action_pause"): "admin",
     (CLUSTER, "action_resume"): "admin",
@@ -90,6 +93,7 @@ METHODS = {
     (OPERATION, "copy_data"): "viewer",
     (OPERATION, "create"): "operator",
     (OPERATION, "default_get"): "nobody",  # defaults are no data
+    (OPERATION, "get_timeline"): "viewer",
     (OPERATION, "unlink"): "operator",
     (OPERATION, "write"): "operator",
     (REVISION, "action_open"): "viewer",
@@ -135,6 +139,10 @@ READABLE_BY = {
     CREDENTIAL: "admin",
     "vworkspace.cluster.check": "viewer",
     "vworkspace.watch.lease": "viewer",
+    "vworkspace.watch.stream": "viewer",
+    "vworkspace.cluster.status": "viewer",
+    "vworkspace.transition": "viewer",
+    "vworkspace.watch.worker": "viewer",
     CATALOG: "viewer",
     TEMPLATE: "viewer",
     OPERATION: "viewer",
@@ -148,6 +156,8 @@ READABLE_BY = {
     AUDIT: "viewer",
     "vworkspace.delivery.lane": "viewer",
     "vworkspace.delivery.lock": None,
+    "vworkspace.timeline": "viewer",
+    "vworkspace.health.notice": None,
 }
 
 # The cluster's fields that lead to a credential
@@ -163,7 +173,7 @@ WRITTEN_BY_PEOPLE = {
 }
 
 # The same for all companies
-SHARED = {TEMPLATE}
+SHARED = {TEMPLATE, "vworkspace.watch.worker"}
 
 
 # === BY METHOD === #
@@ -656,8 +666,21 @@ def make_rows(database, login, name):
         }
         instance._audit("pause")
         made[AUDIT] = env[AUDIT].search([("res_id", "=", instance.id)])
+        made["vworkspace.timeline"] = env["vworkspace.timeline"].search(
+            [("res_model", "=", INSTANCE), ("res_id", "=", instance.id)]
+        )
         for model, values in {
             "vworkspace.watch.lease": {"cluster_id": cluster.id},
+            "vworkspace.watch.stream": {"cluster_id": cluster.id, "kind": "Cluster"},
+            "vworkspace.cluster.status": {"cluster_id": cluster.id},
+            "vworkspace.transition": {
+                **of_instance,
+                "cluster_id": cluster.id,
+                "type": "Ready",
+                "at": "2026-05-28 10:00:00",
+            },
+            "vworkspace.health.notice": {"res_model": INSTANCE, "res_id": instance.id},
+            "vworkspace.watch.worker": {"holder": f"worker of {name}"},
             "vworkspace.cluster.check": {
                 "cluster_id": cluster.id,
                 "key": "reach",
@@ -804,4 +827,6 @@ def arguments_for(rows, model, method):
             return (own, {"name": "changed"})
         case "default_get":
             return (["name"],)
+        case "action_open_by_health":
+            return (own, "failed")
     return (own,)

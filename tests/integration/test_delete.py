@@ -5,7 +5,12 @@ import json
 import pytest
 
 from tests.dialogs import open_dialog
-from tests.live_objects import delete_object, list_objects
+from tests.live_objects import (
+    delete_object,
+    list_objects,
+    ready_status,
+    write_status,
+)
 
 FINALIZER = "example.com/backup"
 
@@ -27,6 +32,22 @@ def test_the_dialog_says_what_is_deleted_where_and_deletes_it(
     dialog.press("action_delete")
     assert list_objects(control_plane, namespace) == []
     assert database.read(wiki, "delivery_state") == "deleted"
+
+
+def test_what_is_deleted_shows_nothing_of_its_object_any_more(
+    database, make_instance, deploy, control_plane, namespace
+):
+    wiki = make_instance("wiki")
+    deploy(wiki)
+    write_status(control_plane, namespace, "wiki", ready_status())
+    database.run_cron("ir_cron_status")
+    assert database.read(wiki, "health") == "ready"
+
+    open_dialog(database, wiki, "action_open_delete").press("action_delete")
+
+    fields = ("delivery_state", "health", "condition_ids", "endpoint_ids")
+    shown = database.read(wiki, *fields)
+    assert [shown[field] for field in fields] == ["deleted", False, [], []]
 
 
 def test_what_is_not_in_its_cluster_is_named_and_left_alone(

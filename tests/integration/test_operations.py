@@ -423,6 +423,20 @@ def test_a_blocked_operation_says_what_it_waits_for(
     assert why in stored["waiting_for"]
 
 
+def test_where_the_cluster_keeps_the_logs_is_shown(
+    database, make_operation, deploy, control_plane, namespace
+):
+    operation = make_operation()
+    deploy(operation)
+    logs = {"kind": "Job", "namespace": namespace, "name": "backup-1"}
+
+    report(database, operation, control_plane, namespace, {"logsRef": logs})
+
+    stored = database.read(operation, "logs_ref", "logs_url")
+    assert stored["logs_ref"] == f"Job {namespace}/backup-1"
+    assert stored["logs_url"] is False
+
+
 def test_how_an_operation_ended_outlives_its_object(
     database, make_operation, deploy, control_plane, namespace
 ):
@@ -567,7 +581,8 @@ def vanish(database, operation, control_plane, namespace):
     listed = control_plane.request("GET", COLLECTION.format(namespace))
     with database.transaction() as env:
         stored = env[OPERATION].browse(operation.ids)
-        sink.vanished(
+        absent = sink.missing(
             *(env, stored.cluster_id.id, "Operation", namespace, set()),
             listed["metadata"]["resourceVersion"],
         )
+        sink.gone(env, stored.cluster_id.id, absent)

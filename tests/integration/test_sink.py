@@ -1,10 +1,15 @@
 """The one door for status: ordered, idempotent, bounded, whoever feeds it."""
 
+import dataclasses
 import json
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
 from tests.live_objects import condition, degraded_status, ready_status
+from tests.waiting import eventually
 
 KIND = "ApplicationInstance"
 
@@ -81,6 +86,93 @@ def test_a_status_of_an_older_generation_is_unknown(database, adopted):
     assert database.read(adopted, "health") == "unknown"
 
 
+@pytest.mark.parametrize("versions", [("101", "100"), ("100", "101")])
+def test_of_two_feeders_at_the_same_moment_the_newer_version_stays(
+    database, adopted, versions
+):
+    texts = {"100": degraded_status(), "101": ready_status()}
+    first, second = (report(adopted, status=texts[v], version=v) for v in versions)
+    cluster_id = cluster_of(database, adopted)
+    from odoo.addons.vworkspace_push.status import sink
+
+    with read_committed(database) as env:
+        sink.ingest(env, cluster_id, [first])
+        late = threading.Thread(
+            target=in_transaction, args=(database, sink.ingest, cluster_id, [second])
+        )
+        late.start()
+        eventually(lambda: waits_for_a_lock(database), what="the second to wait")
+    late.join(timeout=20)
+
+    assert not late.is_alive()
+    stored = database.read(adopted, "health", "observed_resource_version")
+    assert stored["health"] == "ready"
+    assert stored["observed_resource_version"] == "101"
+    assert conditions(database, adopted) == {"Ready": "True"}
+
+
+def test_however_many_reports_there_are_they_take_as_many_statements(
+    database, make_instance
+):
+    few = [adopt(database, make_instance(f"few-{n}")) for n in range(2)]
+    many = [adopt(database, make_instance(f"many-{n}")) for n in range(40)]
+
+    of_few = statements(database, few)
+    assert statements(database, many) <= of_few
+
+
+# === A CLUSTER RESTORED FROM A BACKUP === #
+
+
+def test_a_complete_list_overrules_what_was_seen_in_another_life(database, adopted):
+    ingest(database, adopted, status=degraded_status(), version="500")
+    age(database, adopted, status_as_of=60)
+
+    ingest(database, adopted, status=ready_status(), version="70", listed_version="80")
+
+    assert database.read(adopted, "health") == "ready"
+    assert database.read(adopted, "observed_resource_version") == "70"
+
+
+def test_a_list_does_not_overrule_what_was_seen_after_it_was_asked_for(
+    database, adopted
+):
+    asked_at = datetime.now(UTC).replace(tzinfo=None)
+    ingest(database, adopted, status=degraded_status(), version="500")
+
+    ingest(
+        *(database, adopted),
+        status=ready_status(),
+        version="70",
+        listed_version="80",
+        listed_at=asked_at,
+    )
+
+    assert database.read(adopted, "health") == "degraded"
+
+
+def test_a_list_does_not_overrule_what_was_applied_a_moment_ago(database, adopted):
+    ingest(database, adopted, status=degraded_status(), version="500")
+    age(database, adopted, status_as_of=60, delivered_at=5)
+    database.sql(
+        "UPDATE vworkspace_application_instance SET resource_version = '500'"
+        " WHERE id = %s",
+        adopted.id,
+    )
+
+    ingest(database, adopted, status=ready_status(), version="70", listed_version="80")
+
+    assert database.read(adopted, "health") == "degraded"
+
+
+def test_what_was_applied_in_another_life_is_missing_from_a_list(database, adopted):
+    age(database, adopted, delivered_at=3600)
+
+    absent = census(database, adopted, present=(), version="9")
+
+    assert [missing.uid for missing in absent] == [uid_of(adopted)]
+
+
 # === WHOSE STATUS === #
 
 
@@ -91,9 +183,10 @@ def test_uids_without_a_record_are_handed_back(database, adopted):
     foreign = report(adopted, uid="nobodys-uid", status=ready_status())
 
     cluster_id = cluster_of(database, adopted)
-    unclaimed = in_transaction(database, sink.ingest, cluster_id, [mine, foreign])
+    ingested = in_transaction(database, sink.ingest, cluster_id, [mine, foreign])
 
-    assert unclaimed == {"nobodys-uid"}
+    assert ingested.unclaimed == {"nobodys-uid"}
+    assert ingested.written == 1
     assert database.read(adopted, "health") == "ready"
 
 
@@ -109,19 +202,25 @@ def test_another_clusters_report_does_not_touch_the_record(database, adopted):
             }
         )
     reports = [report(adopted, status=ready_status())]
-    unclaimed = in_transaction(database, sink.ingest, other.id, reports)
+    ingested = in_transaction(database, sink.ingest, other.id, reports)
 
-    assert unclaimed == {uid_of(adopted)}
+    assert ingested.unclaimed == {uid_of(adopted)}
     assert database.read(adopted, "health") is False
 
 
 # === THE END OF AN OBJECT === #
 
 
-def test_an_object_missing_from_a_complete_list_is_lost(database, adopted):
+def test_an_object_missing_from_a_complete_list_is_lost_once_confirmed(
+    database, adopted
+):
     ingest(database, adopted, status=ready_status(), version="100")
 
-    census(database, adopted, present=(), version="200")
+    absent = census(database, adopted, present=(), version="200")
+    unconfirmed = database.read(adopted, "delivery_state")
+    confirm(database, adopted, absent)
+
+    assert unconfirmed == "applied"
 
     stored = database.read(
         adopted, "delivery_state", "delivery_message", "health", "condition_ids"
@@ -132,15 +231,11 @@ def test_an_object_missing_from_a_complete_list_is_lost(database, adopted):
 
 
 def test_an_object_in_the_list_stays(database, adopted):
-    census(database, adopted, present=[uid_of(adopted)], version="200")
-
-    assert database.read(adopted, "delivery_state") == "applied"
+    assert census(database, adopted, present=[uid_of(adopted)], version="200") == []
 
 
 def test_what_was_applied_after_the_list_is_not_missing_from_it(database, adopted):
-    census(database, adopted, present=(), version="9")
-
-    assert database.read(adopted, "delivery_state") == "applied"
+    assert census(database, adopted, present=(), version="9") == []
 
 
 def test_an_object_that_was_to_be_deleted_is_deleted(database, adopted):
@@ -156,9 +251,110 @@ def test_an_object_that_was_to_be_deleted_is_deleted(database, adopted):
 
 
 def test_an_object_that_somebody_else_deleted_is_lost(database, adopted):
-    ingest(database, adopted, status={}, version="101", deleted=True)
+    ingested = ingest(database, adopted, status={}, version="101", deleted=True)
+    unconfirmed = database.read(adopted, "delivery_state")
+    confirm(database, adopted, ingested.missing)
+
+    assert unconfirmed == "applied"
+    assert database.read(adopted, "delivery_state") == "lost"
+
+
+def test_an_end_that_was_confirmed_of_another_object_ends_nothing(database, adopted):
+    (absent,) = census(database, adopted, present=(), version="200")
+    database.sql(
+        "UPDATE vworkspace_application_instance SET uid = 'another' WHERE id = %s",
+        adopted.id,
+    )
+
+    confirm(database, adopted, [absent])
+
+    assert database.read(adopted, "delivery_state") == "applied"
+
+
+def test_the_end_of_many_objects_takes_as_many_statements_as_that_of_few(
+    database, make_instance
+):
+    few = [adopt(database, make_instance(f"few-{n}")) for n in range(2)]
+    many = [adopt(database, make_instance(f"many-{n}")) for n in range(40)]
+
+    of_few = statements_of_end(database, few)
+    assert statements_of_end(database, many) <= of_few
+
+
+def test_a_lost_object_that_a_restored_backup_brings_back_is_applied_again(
+    database, adopted
+):
+    ingest(database, adopted, status=ready_status(), version="100")
+    lose(database, adopted)
+
+    ingest(database, adopted, status=ready_status(), version="70", listed_version="80")
+
+    stored = database.read(adopted, "delivery_state", "delivery_message", "health")
+    assert (stored["delivery_state"], stored["health"]) == ("applied", "ready")
+    assert not stored["delivery_message"]
+    assert seen(database, adopted) == ["lost", "applied"]
+
+
+def test_another_object_in_its_place_leaves_it_lost(database, adopted):
+    lose(database, adopted)
+
+    ingested = ingest(
+        database,
+        adopted,
+        status=ready_status(),
+        uid="replacement",
+        listed_version="200",
+        version="150",
+    )
+
+    assert ingested.unclaimed == {"replacement"}
+    assert database.read(adopted, "delivery_state") == "lost"
+
+
+@pytest.mark.parametrize("listed_version", ["200", None])
+def test_what_was_read_before_the_end_brings_nothing_back(
+    database, adopted, listed_version
+):
+    asked_at = datetime.now(UTC).replace(tzinfo=None)
+    lose(database, adopted, minutes_ago=0)
+
+    ingest(
+        database,
+        adopted,
+        status=ready_status(),
+        version="150",
+        listed_version=listed_version,
+        listed_at=asked_at,
+    )
+
+    stored = database.read(adopted, "delivery_state", "health")
+    assert (stored["delivery_state"], stored["health"]) == ("lost", False)
+
+
+def test_what_was_asked_for_before_the_end_is_not_sent_by_itself(database, adopted):
+    lose(database, adopted)
+    intend(database, adopted)
+
+    ingest(
+        database, adopted, status=ready_status(), version="150", listed_version="200"
+    )
 
     assert database.read(adopted, "delivery_state") == "lost"
+
+
+def test_a_list_of_the_whole_cluster_finds_what_is_missing_anywhere(database, adopted):
+    from odoo.addons.vworkspace_push.status import sink
+
+    cluster_id = cluster_of(database, adopted)
+    absent = in_transaction(
+        database, sink.missing, cluster_id, KIND, None, [uid_of(adopted)], "200"
+    )
+    everywhere = in_transaction(
+        database, sink.missing, cluster_id, KIND, None, [], "200"
+    )
+
+    assert uid_of(adopted) not in {missing.uid for missing in absent}
+    assert uid_of(adopted) in {missing.uid for missing in everywhere}
 
 
 # === UNTRUSTED TEXT === #
@@ -211,6 +407,21 @@ def test_a_message_of_full_length_is_stored(database, adopted):
         assert len(record.health_message) <= 500
 
 
+def test_texts_with_quotes_and_escapes_are_stored_as_they_are(database, adopted):
+    text = "it's \"100 %s\" at C:\\new\n\t{'a': 1} \u2028 \U0001f600 \\u0041 $1 %(x)s"
+
+    ingest(database, adopted, status=degraded_status(message=text), version="100")
+
+    with database.transaction() as env:
+        record = env[adopted._name].browse(adopted.ids)
+        stored = {c.type: c.message for c in record.condition_ids}
+        logged = env["vworkspace.transition"].search(
+            [("instance_id", "=", record.id), ("type", "=", "Degraded")]
+        )
+        assert (stored["Degraded"], record.health_message) == (text, text)
+        assert logged.message == text
+
+
 def test_what_has_a_wrong_type_reads_as_absent(database, adopted):
     status = {
         "observedGeneration": "1",
@@ -232,6 +443,68 @@ def test_what_has_a_wrong_type_reads_as_absent(database, adopted):
     assert (stored["last_reconcile_time"], stored["endpoint_ids"]) == (False, [])
     expected = {"Ready": "True", "Weird/Type": "Unknown"}
     assert conditions(database, adopted) == expected
+
+
+def test_thousands_of_conditions_and_endpoints_are_cut_but_for_those_that_count(
+    database, adopted
+):
+    status = {
+        "observedGeneration": 1,
+        "conditions": [
+            *[condition(f"Extra{n}", "True") for n in range(3_000)],
+            condition("Ready", "True"),
+        ],
+        "endpoints": [
+            {"name": f"e{n}", "url": f"https://{n}.example.com/"} for n in range(3_000)
+        ],
+    }
+
+    ingest(database, adopted, status=status, version="100")
+
+    stored = database.read(adopted, "health", "endpoint_ids")
+    assert stored["health"] == "ready"
+    assert len(stored["endpoint_ids"]) == 64
+    assert len(conditions(database, adopted)) == 64
+
+
+@pytest.mark.expect_log("cannot be stored")
+def test_one_report_that_cannot_be_stored_does_not_stop_the_others(
+    database, make_instance, adopted
+):
+    from odoo.addons.vworkspace_push.status import sink
+
+    others = [adopt(database, make_instance(f"other-{n}")) for n in range(4)]
+    reports = [report(each, status=ready_status()) for each in others]
+    bad = report(adopted, status=ready_status())
+    bad = dataclasses.replace(
+        bad, observed=dataclasses.replace(bad.observed, observed_generation=2**40)
+    )
+    cluster_id = cluster_of(database, adopted)
+
+    ingested = in_transaction(
+        database, sink.ingest, cluster_id, [*reports[:2], bad, *reports[2:]]
+    )
+
+    assert ingested.written == 4
+    assert {database.read(each, "health") for each in others} == {"ready"}
+    assert database.read(adopted, "health") is False
+
+
+@pytest.mark.expect_log("cannot be stored")
+def test_a_report_that_cannot_be_stored_is_told_of_once(database, adopted, caplog):
+    from odoo.addons.vworkspace_push.status import sink
+
+    bad = report(adopted, status=ready_status())
+    bad = dataclasses.replace(
+        bad, observed=dataclasses.replace(bad.observed, observed_generation=2**40)
+    )
+    cluster_id = cluster_of(database, adopted)
+
+    for _time in range(3):
+        in_transaction(database, sink.ingest, cluster_id, [bad])
+
+    told = [r for r in caplog.records if "cannot be stored" in r.getMessage()]
+    assert len(told) == 1
 
 
 # === STALENESS === #
@@ -288,6 +561,66 @@ def test_a_cluster_heard_of_lately_keeps_its_health(database, cluster, adopted):
     assert database.read(adopted, "health") == "ready"
 
 
+def test_each_cluster_has_its_own_limit(database, cluster, adopted):
+    ingest(database, adopted, status=ready_status(), version="100")
+    hear(database, cluster, minutes_ago=3)
+    database.sql(
+        "UPDATE vworkspace_cluster SET stale_after = 600 WHERE id = %s", cluster.id
+    )
+
+    mark_stale(database)
+    patient = database.read(adopted, "health")
+    database.sql(
+        "UPDATE vworkspace_cluster SET stale_after = 120 WHERE id = %s", cluster.id
+    )
+    mark_stale(database)
+
+    assert patient == "ready"
+    assert database.read(adopted, "health") == "unknown"
+
+
+# === CLUSTERS THAT DO NOT ANSWER === #
+
+
+def test_records_of_a_cluster_that_does_not_answer_say_so_until_it_does(
+    database, adopted
+):
+    ingest(database, adopted, status=ready_status(message="It runs."), version="100")
+
+    unreachable(database, adopted, "No answer within 5 s.")
+    silent = database.read(adopted, "health", "health_message")
+    reachable(database, adopted)
+
+    assert silent["health"] == "unknown"
+    assert silent["health_message"] == "No answer within 5 s."
+    heard = database.read(adopted, "health", "health_message")
+    assert (heard["health"], heard["health_message"]) == ("ready", "It runs.")
+
+
+def test_the_cron_does_not_bring_back_the_health_of_what_does_not_answer(
+    database, cluster, adopted
+):
+    ingest(database, adopted, status=ready_status(), version="100")
+    hear(database, cluster, minutes_ago=0)
+    unreachable(database, adopted, "No answer.")
+
+    mark_stale(database)
+
+    assert database.read(adopted, "health") == "unknown"
+    reachable(database, adopted)
+
+
+def test_a_list_says_that_the_cluster_answers(database, adopted):
+    ingest(database, adopted, status=ready_status(), version="100")
+    unreachable(database, adopted, "No answer.")
+
+    ingest(
+        database, adopted, status=ready_status(), version="100", listed_version="101"
+    )
+
+    assert database.read(adopted, "health") == "ready"
+
+
 # === WHO IS TOLD === #
 
 
@@ -307,6 +640,21 @@ def test_open_views_are_told_ids_and_nothing_else(database, adopted):
     ]
 
 
+def test_of_very_many_it_is_told_that_any_may_have_changed(
+    database, adopted, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+
+    monkeypatch.setattr(const, "BUS_MAX_IDS", 0)
+    database.sql("DELETE FROM bus_bus")
+
+    ingest(database, adopted, status=ready_status(), version="100")
+
+    ((text,),) = database.sql("SELECT message FROM bus_bus")
+    payload = {"model": adopted._name, "ids": [], "any": True}
+    assert json.loads(text)["payload"] == payload
+
+
 def test_a_replay_tells_nobody(database, adopted):
     ingest(database, adopted, status=ready_status(), version="100")
     database.sql("DELETE FROM bus_bus")
@@ -316,13 +664,46 @@ def test_a_replay_tells_nobody(database, adopted):
     assert database.sql("SELECT message FROM bus_bus") == []
 
 
+def test_what_changes_in_one_transaction_is_told_with_one_message(
+    database, make_instance, adopted
+):
+    from odoo.addons.vworkspace_push.status import sink
+
+    other = adopt(database, make_instance("other"))
+    cluster_id = cluster_of(database, adopted)
+    database.sql("DELETE FROM bus_bus")
+
+    with read_committed(database) as env:
+        for each in (other, adopted):
+            sink.ingest(env, cluster_id, [report(each, status=ready_status())])
+
+    ((text,),) = database.sql("SELECT message FROM bus_bus")
+    assert json.loads(text)["payload"]["ids"] == sorted([adopted.id, other.id])
+
+
+def test_who_reads_on_in_the_same_transaction_reads_what_was_written(database, adopted):
+    from odoo.addons.vworkspace_push.status import sink
+
+    cluster_id = cluster_of(database, adopted)
+    with read_committed(database) as env:
+        record = env[adopted._name].browse(adopted.ids)
+        before = (record.health, len(record.condition_ids))
+        sink.ingest(env, cluster_id, [report(adopted, status=ready_status())])
+
+        assert before == (False, 0)
+        assert (record.health, len(record.condition_ids)) == ("ready", 1)
+
+
 # === FIXTURES AND HELPERS === #
 
 
 @pytest.fixture
 def adopted(database, make_instance):
     """A record that was delivered as version 10 of an object."""
-    instance = make_instance()
+    return adopt(database, make_instance())
+
+
+def adopt(database, instance):
     database.sql(
         """UPDATE vworkspace_application_instance
               SET uid = %s, resource_version = '10', delivery_state = 'applied'
@@ -350,13 +731,17 @@ def report(instance, *, status, version="100", uid=None, generation=1, deleted=F
     return Report.from_object(obj, deleted=deleted)
 
 
-def ingest(database, instance, **values):
+def ingest(database, instance, *, listed_version=None, listed_at=None, **values):
     from odoo.addons.vworkspace_push.status import sink
 
-    reports = [report(instance, **values)]
-    return in_transaction(
-        database, sink.ingest, cluster_of(database, instance), reports
-    )
+    def run(env, cluster_id):
+        return sink.ingest(
+            *(env, cluster_id, [report(instance, **values)]),
+            listed_version=listed_version,
+            listed_at=listed_at,
+        )
+
+    return in_transaction(database, run, cluster_of(database, instance))
 
 
 def census(database, instance, *, present, version):
@@ -365,9 +750,28 @@ def census(database, instance, *, present, version):
     with database.transaction() as env:
         namespace = env[instance._name].browse(instance.ids).namespace_id.name
     cluster_id = cluster_of(database, instance)
-    in_transaction(
-        *(database, sink.vanished, cluster_id, KIND, namespace, present, version)
+    return in_transaction(
+        *(database, sink.missing, cluster_id, KIND, namespace, present, version)
     )
+
+
+def confirm(database, instance, absent):
+    from odoo.addons.vworkspace_push.status import sink
+
+    in_transaction(database, sink.gone, cluster_of(database, instance), absent)
+
+
+def unreachable(database, instance, message):
+    from odoo.addons.vworkspace_push.status import sink
+
+    cluster_id = cluster_of(database, instance)
+    in_transaction(database, sink.unreachable, cluster_id, message)
+
+
+def reachable(database, instance):
+    from odoo.addons.vworkspace_push.status import sink
+
+    in_transaction(database, sink.reachable, cluster_of(database, instance))
 
 
 def mark_stale(database):
@@ -381,6 +785,100 @@ def in_transaction(database, function, *arguments):
     from odoo.addons.vworkspace_push import transactions
 
     return transactions.in_transaction(database.registry, function, *arguments)
+
+
+@contextmanager
+def read_committed(database):
+    """Yield an environment as the addon's short transactions have it."""
+    with database.transaction() as env:
+        env.cr.execute("ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED")
+        yield env
+
+
+def waits_for_a_lock(database):
+    ((count,),) = database.sql(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return count > 0
+
+
+def statements(database, instances):
+    """Return how many statements it takes to store one report of each."""
+    from odoo.addons.vworkspace_push.status import sink
+
+    cluster_id = cluster_of(database, instances[0])
+    reports = [report(each, status=degraded_status()) for each in instances]
+    with read_committed(database) as env:
+        env.flush_all()
+        before = env.cr.sql_log_count
+        sink.ingest(env, cluster_id, reports)
+        return env.cr.sql_log_count - before
+
+
+def statements_of_end(database, instances):
+    """Return how many statements it takes to store that all of these are gone."""
+    from odoo.addons.vworkspace_push.status import sink
+
+    cluster_id = cluster_of(database, instances[0])
+    absent = [sink.Missing(KIND, "", "", uid_of(each)) for each in instances]
+    with read_committed(database) as env:
+        env.flush_all()
+        before = env.cr.sql_log_count
+        sink.gone(env, cluster_id, absent)
+        env.flush_all()
+        return env.cr.sql_log_count - before
+
+
+def lose(database, instance, *, minutes_ago=1):
+    """Let a record's object be gone, as was confirmed that long ago."""
+    from odoo.addons.vworkspace_push.status import sink
+
+    confirm(database, instance, [sink.Missing(KIND, "", "", uid_of(instance))])
+    age(database, instance, status_as_of=60 * minutes_ago)
+
+
+def intend(database, instance):
+    """Let there be an intent that was not applied yet."""
+    with database.transaction() as env:
+        record = env[instance._name].browse(instance.ids)
+        revision = env["vworkspace.revision"]._add(
+            [
+                {
+                    "res_model": record._name,
+                    "res_id": record.id,
+                    "company_id": record.company_id.id,
+                    "number": 1,
+                    "kind": "deploy",
+                    "user_id": env.uid,
+                    "manifest": "{}",
+                    "desired": None,
+                }
+            ]
+        )
+        record._writer().revision_id = revision
+
+
+def seen(database, instance):
+    """Return what the audit trail says was seen of the record's object, in order."""
+    rows = database.sql(
+        """SELECT outcome FROM vworkspace_audit_entry
+            WHERE action = 'observe' AND res_model = %s AND res_id = %s ORDER BY id""",
+        instance._name,
+        instance.id,
+    )
+    return [outcome for (outcome,) in rows]
+
+
+def age(database, instance, **seconds):
+    """Let times of a record be that many seconds ago."""
+    for column, count in seconds.items():
+        database.sql(
+            f"UPDATE vworkspace_application_instance SET {column} ="  # noqa: S608
+            " now() AT TIME ZONE 'UTC' - %s * interval '1 second' WHERE id = %s",
+            count,
+            instance.id,
+        )
 
 
 def cluster_of(database, instance):

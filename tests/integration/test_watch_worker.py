@@ -3,12 +3,16 @@
 The tests share one process where they can, and go from gentle to rough.
 """
 
+import json
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from environment.control_plane import SERVICE_ACCOUNT, SYSTEM_NAMESPACE
 from environment.odoo import WATCH_READY_LINE
+from tests.conftest import CLUSTER_ID
 from tests.integration.conftest import activate, replace_token, retire
 from tests.live_objects import (
     create_object,
@@ -21,6 +25,7 @@ from tests.live_objects import (
 from tests.waiting import eventually
 
 PICK_UP = 2.0  # s within which a change in Odoo reaches a worker
+UNREACHABLE = 40.0  # s within which a cluster that does not answer is unreachable
 STOP = 5.0  # s from SIGTERM to the end
 RECOVERY = 45.0  # s; streams back off while their server is away
 READY_TIMEOUT = 60.0  # s
@@ -29,6 +34,9 @@ NOISE = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 # keeps the batch and writes it again, which is what that test sees.
 CUT_OFF = "odoo.sql_db: bad query"
 LEASE = "vworkspace_watch_lease"
+CLUSTERS = "/apis/ops.vworkspace.io/v1alpha1/clusters"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
 # === WHAT IT BRINGS === #
@@ -88,6 +96,30 @@ def test_a_new_namespace_is_watched_at_once(
     shows(database, instance, health="ready", timeout=PICK_UP)
 
 
+def test_a_removed_namespace_is_watched_no_more(
+    database, worker, cluster, control_plane
+):
+    name = "test-removed-later"
+    control_plane.create_namespace(name)
+    control_plane.grant([name])
+    with database.transaction() as env:
+        place = env["vworkspace.cluster.namespace"].create(
+            {"cluster_id": cluster.id, "name": name}
+        )
+    stream = ("ApplicationInstance", name)
+    eventually(
+        lambda: stream in streams_of(database, cluster), what="a stream of it to be"
+    )
+
+    database.call("admin", place._name, "unlink", place.ids)
+
+    eventually(
+        lambda: stream not in streams_of(database, cluster),
+        what="the stream of it to end",
+        timeout=PICK_UP,
+    )
+
+
 def test_an_object_that_somebody_deletes_is_lost(
     database, worker, deployed, control_plane, namespace
 ):
@@ -114,6 +146,119 @@ def test_a_replaced_token_starts_new_streams(
     patch_status(control_plane, namespace, ready_status())
 
     shows(database, deployed, health="ready")
+
+
+# === STREAMS === #
+
+
+def test_a_restarted_worker_goes_on_where_it_was_and_writes_nothing(
+    database, worker, cluster, deployed, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    worker.send(signal.SIGTERM)
+    eventually(lambda: not worker.running, what="the worker to end")
+    rows = instance_rows(database)
+
+    start(worker)
+
+    eventually(
+        lambda: {row["relists"] for row in all_watching(database, cluster).values()},
+        what="all streams to watch without a list",
+        equals={0},
+    )
+    assert instance_rows(database) == rows
+    patch_status(control_plane, namespace, degraded_status())
+    shows(database, deployed, health="degraded")
+
+
+def test_what_happened_while_no_worker_ran_is_caught_up_with(
+    database, worker, cluster, deployed, make_instance, deploy, control_plane, namespace
+):
+    vanishing = make_instance(name="vanishing-meanwhile")
+    deploy(vanishing)
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    worker.send(signal.SIGTERM)
+    eventually(lambda: not worker.running, what="the worker to end")
+    patch_status(control_plane, namespace, degraded_status())
+    delete_object(control_plane, namespace, "vanishing-meanwhile")
+
+    start(worker)
+
+    shows(database, deployed, health="degraded")
+    shows(database, vanishing, delivery_state="lost")
+
+
+def test_one_stream_reads_the_whole_cluster_while_the_credential_may(
+    database, worker, cluster, deployed, control_plane, namespace, read_role
+):
+    wide = {("ApplicationInstance", None), ("Operation", None), ("Cluster", None)}
+    read_role.grant()
+    tell_of_change(database, cluster)
+    eventually(
+        lambda: set(all_watching(database, cluster)) == wide,
+        what="one stream for each kind",
+    )
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+
+    read_role.revoke()
+    tell_of_change(database, cluster)
+
+    eventually(
+        lambda: ("ApplicationInstance", namespace) in all_watching(database, cluster),
+        what="a stream for each namespace",
+    )
+    patch_status(control_plane, namespace, degraded_status())
+    shows(database, deployed, health="degraded")
+
+
+def test_the_clusters_own_object_is_read_as_well(
+    database, worker, cluster, control_plane
+):
+    body = {
+        "apiVersion": "ops.vworkspace.io/v1alpha1",
+        "kind": "Cluster",
+        "metadata": {"name": "this-one"},
+        "spec": {"clusterId": CLUSTER_ID},
+    }
+    control_plane.request("POST", CLUSTERS, body=body)
+    try:
+        status = {"status": {"phase": "Connected"}}
+        arguments = ("--subresource", "status", "--type", "merge")
+        control_plane.kubectl(
+            *("patch", "clusters.ops.vworkspace.io", "this-one", *arguments),
+            *("-p", json.dumps(status)),
+        )
+        eventually(
+            lambda: database.sql(
+                "SELECT phase FROM vworkspace_cluster_status WHERE cluster_id = %s",
+                cluster.id,
+            ),
+            what="the cluster's phase",
+            equals=[("Connected",)],
+        )
+    finally:
+        control_plane.request("DELETE", f"{CLUSTERS}/this-one")
+
+
+def test_a_server_that_freezes_is_unreachable_in_time_and_back_at_once(
+    database, worker, cluster, deployed, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    all_watching(database, cluster)
+    control_plane.freeze()
+    try:
+        shows(database, deployed, health="unknown", timeout=UNREACHABLE)
+        assert database.read(deployed, "health_message")
+    finally:
+        control_plane.thaw()
+
+    shows(database, deployed, health="ready")
+    patch_status(control_plane, namespace, degraded_status())
+    shows(database, deployed, health="degraded")
 
 
 # === LEASES === #
@@ -182,7 +327,9 @@ def test_after_a_compaction_it_lists_again_and_misses_nothing(
     stored = database.read(deployed, "observed_resource_version", "uid")
     assert stored["observed_resource_version"] == live["resourceVersion"]
     assert stored["uid"] == live["uid"]
-    assert "too old" in worker.output()
+    lines = worker.output().splitlines()
+    told = [line for line in lines if "too old" in line and CLUSTER_ID in line]
+    assert len(told) == 1  # however many streams the cluster has
 
 
 def test_a_restart_of_postgresql_is_survived(
@@ -271,6 +418,51 @@ def witness(database, control_plane, make_instance, namespace):
     retire(database, other)
 
 
+@pytest.fixture
+def read_role(control_plane):
+    """Grants the right to read our kinds in all namespaces, and takes it away."""
+    from kube.access import READ_ROLE, rbac_manifests
+
+    def grant():
+        manifests = rbac_manifests(namespaces=[], cluster_read=True)
+        control_plane.apply(
+            [m for m in manifests if m["metadata"]["name"] == READ_ROLE]
+        )
+
+    def revoke():
+        path = f"{RBAC}/clusterrolebindings/{READ_ROLE}"
+        if any(
+            item["metadata"]["name"] == READ_ROLE
+            for item in control_plane.request("GET", f"{RBAC}/clusterrolebindings")[
+                "items"
+            ]
+        ):
+            control_plane.request("DELETE", path)
+
+    def may_read():
+        subject = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{SERVICE_ACCOUNT}"
+        asked = {
+            "user": subject,
+            "resourceAttributes": {
+                "group": "ops.vworkspace.io",
+                "resource": "operations",
+                "verb": "watch",
+            },
+        }
+        answer = control_plane.request("POST", REVIEWS, body={"spec": asked})
+        return bool(answer["status"]["allowed"])
+
+    # The API server learns of a binding a moment after it was stored.
+    def switch(change, *, to):
+        change()
+        eventually(lambda: may_read() is to, what="the right to be in effect")
+
+    yield SimpleNamespace(
+        grant=lambda: switch(grant, to=True), revoke=lambda: switch(revoke, to=False)
+    )
+    revoke()
+
+
 # === HELPERS === #
 
 
@@ -288,6 +480,44 @@ def shows(database, instance, *, timeout=20.0, **expected):
         what=f"{field} of {instance} to be {value}",
         equals=value,
         timeout=timeout,
+    )
+
+
+def streams_of(database, cluster):
+    """Return what is stored of a cluster's streams, by kind and namespace."""
+    rows = database.sql(
+        """SELECT kind, namespace, state, relists, resource_version
+             FROM vworkspace_watch_stream WHERE cluster_id = %s""",
+        cluster.id,
+    )
+    names = ("state", "relists", "resource_version")
+    return {
+        (kind, namespace): dict(zip(names, row, strict=True))
+        for kind, namespace, *row in rows
+    }
+
+
+def all_watching(database, cluster):
+    """Wait until all streams of a cluster watch; return what is stored of them."""
+    return eventually(
+        lambda: (
+            (streams := streams_of(database, cluster))
+            and all(row["state"] == "watching" for row in streams.values())
+            and streams
+        ),
+        what="all streams to watch",
+    )
+
+
+def tell_of_change(database, cluster):
+    with database.transaction() as env:
+        env["vworkspace.cluster"].browse(cluster.id)._notify_processes()
+
+
+def instance_rows(database):
+    """Return each application's row as PostgreSQL knows it: who wrote it last."""
+    return database.sql(
+        "SELECT id, xmin::text, ctid::text FROM vworkspace_application_instance"
     )
 
 

@@ -70,6 +70,7 @@ class Recorder:
         self.calls: list[tuple[Any, ...]] = []
         self.states: list[StreamState] = []
         self.times_heard = 0
+        self.position = ""
         self._fails_on = fails_on
         self._changed = threading.Condition()
 
@@ -79,6 +80,12 @@ class Recorder:
 
     def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
         self._add(event_type, obj["metadata"]["uid"])
+
+    def moved(self, scope: Scope, version: str) -> None:
+        self.position = version
+
+    def rewound(self, scope: Scope) -> None:
+        self._add("rewound")
 
     def heard(self, scope: Scope) -> None:
         with self._changed:
@@ -208,7 +215,135 @@ def test_a_bookmark_on_a_quiet_stream_shows_that_the_server_lives(
     run.handler.wait_until(
         lambda: run.handler.times_heard == 3, what="list, watch and bookmark"
     )
+    run.handler.wait_until(lambda: run.handler.position == "15", what="the position")
     assert [c[0] for c in run.handler.calls] == ["listing", "replaced", "watching"]
+
+
+def test_stream_resumes_from_a_position_that_was_kept(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, HOLD)
+    run = start(version="7")
+    run.handler.wait_for("watching")
+    assert _watched_versions(server) == ["7"]
+    assert [query for query in _queries(server) if "watch" not in query] == []
+
+
+def test_a_list_takes_one_of_the_servers_slots_and_gives_it_back(
+    server: FakeServer, start: Start
+) -> None:
+    slots = threading.Semaphore(1)
+    taken: list[bool] = []
+
+    def look(handler: Handler) -> None:
+        taken.append(not slots.acquire(blocking=False))
+        _list("a")(handler)
+
+    server.on(PATH, look, HOLD)
+    run = start(list_slots=slots)
+    run.handler.wait_for("watching")
+    assert taken == [True]
+    assert slots.acquire(blocking=False)
+
+
+# === PULSE === #
+
+
+def test_a_pulse_asks_for_short_watches(server: FakeServer, start: Start) -> None:
+    server.on(PATH, _list(), HOLD)
+    run = start(is_pulse=True)
+    run.handler.wait_for("watching")
+    assert _queries(server)[1]["timeoutSeconds"] in map(str, range(20, 25))
+
+
+def test_a_pulse_whose_end_does_not_come_is_a_failure(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PULSE_TIMEOUT", (0, 0))
+    monkeypatch.setattr(module, "PULSE_GRACE", 0.2)
+    server.on(PATH, _list(), HOLD)
+    run = start(is_pulse=True)
+    run.handler.wait_for("watching")
+    _expire_until(run, "Inactive")
+
+
+def test_a_pulse_whose_watch_is_not_begun_is_a_failure(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PULSE_OPENING", 0.2)
+    server.on(PATH, _list(), lambda handler: handler.hold())
+    run = start(is_pulse=True)
+    run.handler.wait_for("replaced", (), "10")
+    _expire_until(run, "Inactive")
+
+
+def test_time_that_the_handler_takes_is_not_the_servers(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PULSE_TIMEOUT", (0, 0))
+    monkeypatch.setattr(module, "PULSE_GRACE", 0.5)
+    handler = Slow()
+    server.on(PATH, _list(), _watch(("ADDED", _object("a", "11"))), HOLD)
+    run = start(is_pulse=True, handler=handler)
+    handler.wait_for("ADDED", "a")
+    later = time.monotonic() + 60
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    run.reflector.expire()
+    monkeypatch.undo()
+    handler.go_on.set()
+    handler.wait_for("watching", times=2)
+    assert [call for call in handler.calls if call[0] == "waiting"] == []
+
+
+def test_pulse_notices_that_the_servers_versions_moved_backwards(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(version="20"), _list("a", version="20"), HOLD)
+    run = start(version="30", is_pulse=True)
+    run.handler.wait_for("replaced", ("a",), "20")
+    assert ("rewound",) in run.handler.calls
+    assert _queries(server)[0] == {"limit": "1"}
+
+
+def test_pulse_keeps_a_position_that_the_server_has_reached(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(version="40"), HOLD)
+    run = start(version="30", is_pulse=True)
+    run.handler.wait_for("watching")
+    assert _watched_versions(server) == ["30"]
+    assert ("rewound",) not in run.handler.calls
+
+
+def test_asked_to_list_again_it_does_at_once(server: FakeServer, start: Start) -> None:
+    server.on(PATH, _list(), HOLD, _list("a", version="5"), HOLD)
+    run = start()
+    run.handler.wait_for("watching")
+    run.reflector.list_again()
+    run.handler.wait_for("replaced", ("a",), "5")
+
+
+class Slow(Recorder):
+    """A handler that takes an event only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
+        super().changed(scope, event_type, obj)
+        self.go_on.wait(5)
+
+
+def _expire_until(run: Run, reason: str) -> None:
+    def expired() -> bool:
+        run.reflector.expire()
+        return ("waiting", reason) in run.handler.calls
+
+    deadline = time.monotonic() + 5
+    while not expired():
+        assert time.monotonic() < deadline, run.handler.calls
+        threading.Event().wait(0.02)
 
 
 # === 410 === #

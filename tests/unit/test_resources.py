@@ -967,6 +967,23 @@ def test_log_that_is_no_safe_link_is_left_out(url: Any) -> None:
     assert _observed_operation(logsRef={"url": url}).logs_url == ""
 
 
+@pytest.mark.parametrize(
+    ("ref", "shown"),
+    [
+        ({"kind": "Job", "namespace": "team", "name": "b-1"}, "Job team/b-1"),
+        ({"kind": "Job", "name": "b-1"}, "Job b-1"),
+        ({"name": "b-1"}, "b-1"),
+        ({"kind": "Job", "namespace": "team"}, ""),
+        ({"kind": 5, "namespace": None, "name": "a\x00b"}, "ab"),
+        ({"kind": "K" * 999, "name": "n" * 999}, f"{'K' * 253} {'n' * 253}"),
+        ("Job team/b-1", ""),
+        ({"url": "https://logs.example/1"}, ""),
+    ],
+)
+def test_what_has_the_logs_is_named_within_bounds(ref: Any, shown: str) -> None:
+    assert _observed_operation(logsRef=ref).logs_ref == shown
+
+
 @pytest.mark.parametrize("phase", ["Done", "", None, 5, ["Running"]])
 def test_phase_that_is_none_of_the_contract_reads_as_absent(phase: Any) -> None:
     seen = _observed_operation(phase=phase)

@@ -7,3 +7,4 @@ UPDATE vworkspace_cluster
        connection_version = connection_version + 1;
 DELETE FROM vworkspace_cluster_credential;
 DELETE FROM vworkspace_watch_lease;
+DELETE FROM vworkspace_watch_worker;

@@ -14,6 +14,7 @@ from psycopg2.extras import execute_values
 
 from odoo import fields
 
+from .. import times
 from ..kube import ownership, resources
 from ..status import sink
 from ..transactions import lock_rows
@@ -56,6 +57,8 @@ def outcomes(env, batch, results):
     model.browse(ids).invalidate_recordset()
     env["vworkspace.revision"].invalidate_model()
     _store_conflicts(records, results)
+    gone = records.filtered(lambda r: r.delivery_state in ("deleted", "lost"))
+    gone._forget_observed()
     _add_audit_entries(env, [*stored, *overtaken], batch, by_id, results, known)
     limit = lanes.limits.get((env.cr.dbname, batch.cluster_id))
     _tell(records, results, known, limit)
@@ -128,8 +131,7 @@ def _update_records(env, model, ids, intents, results, now):
                 else None,
                 intent.revision if applied else None,
                 intent.revision_id if applied else None,
-                now if applied else None,
-                result.state in ("deleted", "lost"),
+                times.now(env) if applied else None,
             )
         )
     if not rows:
@@ -154,13 +156,10 @@ def _update_records(env, model, ids, intents, results, now):
                    applied_revision_id =
                        COALESCE(new.revision_id::int, record.applied_revision_id),
                    delivered_at =
-                       COALESCE(new.delivered_at::timestamp, record.delivered_at),
-                   health = CASE WHEN new.gone THEN NULL ELSE record.health END,
-                   health_message =
-                       CASE WHEN new.gone THEN NULL ELSE record.health_message END
+                       COALESCE(new.delivered_at::timestamp, record.delivered_at)
               FROM (VALUES %s) AS new (
                    id, state, reason, message, next_attempt_at, warnings, uid, version,
-                   generation, applied, revision, revision_id, delivered_at, gone)
+                   generation, applied, revision, revision_id, delivered_at)
              WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
         rows,
         page_size=len(rows),
@@ -298,6 +297,7 @@ def _store_reported_objects(records, results):
     The watch may have seen a status before the record knew the object's uid. A new
     object has no status yet: there is nothing to hand over.
     """
+    reports = {}
     for record in records:
         answered = results[record.id].object
         if answered and (
@@ -305,4 +305,6 @@ def _store_reported_objects(records, results):
             or resources.metadata_text(answered, "deletionTimestamp")
         ):
             report = sink.Report.from_object(answered, kind=record._resource.kind)
-            sink.ingest(record.env, record.cluster_id.id, [report])
+            reports.setdefault(record.cluster_id.id, []).append(report)
+    for cluster_id, answers in reports.items():
+        sink.ingest(records.env, cluster_id, answers)

@@ -5,6 +5,11 @@ its resourceVersion with bookmarks; a stream that ends is resumed where it stopp
 that is too old (410) is listed anew. Silence longer than bookmarks allow counts as a
 dead connection. An error never reads as "everything was deleted": only a complete list
 replaces what is known. Every wait and every exchange can be interrupted.
+
+One stream of a server can be its pulse: its watches are short, so that their ends show
+every few seconds that the server still lives. It also notices when a server's
+resourceVersions moved backwards (restored from a backup), on which every other stream
+would wait in silence.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -32,7 +38,7 @@ from .errors import (
     Unreachable,
     from_status,
 )
-from .resources import Resource, metadata_text
+from .resources import Resource, metadata_text, newer
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +49,12 @@ SHORT_WATCH = 1.0  # s; a watch that ends sooner, without an event, is a failure
 UNAUTHORIZED_WAIT = 30.0  # s until a refused credential is tried again
 RECHECK_WAIT = 60.0  # s until missing rights or definitions are looked for again
 RELIST_SPREAD = 10.0  # s over which streams spread their lists after a restart
+PULSE_TIMEOUT = (20, 24)  # s; as SERVER_TIMEOUT, of the stream that is the pulse
+PULSE_GRACE = 3.0  # s after which a pulse's end is overdue
+PULSE_OPENING = 8.0  # s for a pulse's watch to begin
+PULSE_LISTING = 30.0  # s for a pulse's list
+PULSE_RETRY = 6.0  # s, the longest a pulse waits before it tries again
+PULSE_DOUBT = 180.0  # s without a bookmark, after which a pulse compares versions
 POLL = 1.0  # s between two looks for an interruption while waiting
 
 
@@ -76,6 +88,12 @@ class Handler(Protocol):
 
     def changed(self, scope: Scope, event_type: str, obj: dict[str, Any]) -> None:
         """Take one event: ADDED, MODIFIED or DELETED (with the final object)."""
+
+    def moved(self, scope: Scope, resource_version: str) -> None:
+        """Note that nothing else happened up to `resource_version` (a bookmark)."""
+
+    def rewound(self, scope: Scope) -> None:
+        """Note that the server's versions moved backwards: no position holds there."""
 
     def heard(self, scope: Scope) -> None:
         """Note that the server spoke just now: a list, a watch's start, any event."""
@@ -125,6 +143,11 @@ class Reflector:
     :param stop: ends the stream once set; call `interrupt` then, to end it at once
     :param inactivity_timeout: s without event or bookmark until a watch counts as dead
     :param server_timeout: s, least and most that a watch is asked to last
+    :param version: resourceVersion to resume from; None begins with a list
+    :param list_slots: bounds how many streams of a server list at the same time
+    :param is_pulse: whether this stream is its server's pulse; see `expire`
+    :param farthest: returns the newest version that any stream of the server has seen,
+        which a pulse compares with the server's
     :param relist_spread: s over which a list after 410 is delayed at random, since
         all streams of a server are then listed anew
     """
@@ -136,10 +159,14 @@ class Reflector:
         handler: Handler,
         *,
         stop: threading.Event,
+        version: str | None = None,
+        list_slots: threading.Semaphore | None = None,
+        is_pulse: bool = False,
         backoff: Backoff | None = None,
         inactivity_timeout: float = INACTIVITY_TIMEOUT,
         server_timeout: tuple[int, int] = SERVER_TIMEOUT,
         relist_spread: float = RELIST_SPREAD,
+        farthest: Callable[[], str] | None = None,
         rand: random.Random | None = None,
     ) -> None:
         self._connection = connection
@@ -151,7 +178,15 @@ class Reflector:
         self._server_timeout = server_timeout
         self._relist_spread = relist_spread
         self._rand = rand or random.Random()  # noqa: S311 spreads load, hides nothing
-        self._version: str | None = None  # resourceVersion to watch from; None: list
+        self._version = version  # to watch from; None: list
+        self._list_slots = list_slots
+        self.is_pulse = is_pulse  # takes effect with the next watch
+        self._doubts = version is not None  # the position may be of another life
+        self._farthest = farthest or (lambda: "")
+        self._wants_list = False
+        self._due: float | None = None  # monotonic s; a pulse is overdue after it
+        self._expired: Cancellation | None = None
+        self._last_event = time.monotonic()
         self._silences = 0  # watches in a row that brought nothing at all
         self._lock = threading.Lock()
         self._cancellation = Cancellation()
@@ -167,12 +202,15 @@ class Reflector:
             try:
                 self._attempt(cancellation)
                 error, delay = None, 0.0
+                if cancellation is self._expired:
+                    error, delay = self._recover(_silence(), listed=listed)
             except KubeError as exc:
-                error, delay = self._recover(exc, listed=listed)
+                failure = _silence() if cancellation is self._expired else exc
+                error, delay = self._recover(failure, listed=listed)
             except Exception as exc:
                 _logger.exception("%r: unexpected failure; listing again", self)
                 error, delay = self._give_up_position(exc)
-            if cancellation.cancelled:
+            if cancellation.cancelled and cancellation is not self._expired:
                 continue  # interrupted on purpose: no failure, and no wait
             if error is not None:
                 self._wait(error, delay, cancellation)
@@ -186,6 +224,19 @@ class Reflector:
         with self._lock:
             self._cancellation.cancel()
 
+    def list_again(self) -> None:
+        """List anew, at once: what is known may be of another life of the server."""
+        self._wants_list = True
+        self.interrupt()
+
+    def expire(self) -> None:
+        """End the attempt of a pulse that is overdue; call it every second or so."""
+        with self._lock:
+            if self._due is not None and time.monotonic() > self._due:
+                self._due = None
+                self._expired = self._cancellation
+                self._cancellation.cancel()
+
     # === ONE ATTEMPT === #
 
     def _begin(self) -> Cancellation | None:
@@ -196,16 +247,58 @@ class Reflector:
         """
         with self._lock:
             self._cancellation = Cancellation()
+            self._due = None
+        if self._wants_list:
+            self._wants_list, self._version = False, None
         return None if self._stop.is_set() else self._cancellation
 
     def _attempt(self, cancellation: Cancellation) -> None:
         connection = self._connection()
+        if self.is_pulse and self._doubts and self._version:
+            self._compare(connection, cancellation)
         if self._version is None:
-            self._list(connection, cancellation)
+            with self._list_slot(cancellation):
+                self._list(connection, cancellation)
         self._watch(connection, cancellation)
+
+    def _compare(self, connection: Connection, cancellation: Cancellation) -> None:
+        """Give the position up if the server has not come that far (any more)."""
+        self._set_due(PULSE_OPENING)
+        answer = connection.request(
+            "GET",
+            self._scope.resource.collection_path(self._scope.namespace),
+            query={"limit": "1"},
+            cancellation=cancellation,
+        )
+        self._handler.heard(self._scope)
+        current = metadata_text(answer.data, "resourceVersion")
+        if not current:
+            raise InvalidResponse("The server's list has no resourceVersion.")
+        if newer(self._version or "", current) or newer(self._farthest(), current):
+            self._version = None
+            self._handler.rewound(self._scope)
+        self._doubts = False
+
+    @contextmanager
+    def _list_slot(self, cancellation: Cancellation) -> Iterator[None]:
+        slots = self._list_slots
+        if slots is None:
+            yield
+            return
+        while not slots.acquire(timeout=POLL):
+            if cancellation.cancelled:
+                raise Unreachable("The list was not begun.", reason="Cancelled")
+        try:
+            yield
+        finally:
+            slots.release()
+
+    def _set_due(self, seconds: float) -> None:
+        self._due = time.monotonic() + seconds if self.is_pulse else None
 
     def _list(self, connection: Connection, cancellation: Cancellation) -> None:
         self._report(StreamState("listing"))
+        self._set_due(PULSE_LISTING)
         items, version = list_all(
             connection,
             self._scope.resource,
@@ -216,17 +309,23 @@ class Reflector:
         self._handler.heard(self._scope)
         self._handler.replaced(self._scope, items, version)
         self._version = version
+        self._doubts = False
 
     def _watch(self, connection: Connection, cancellation: Cancellation) -> None:
         """Follow one watch to its end; a clean one leaves the position to resume at."""
         opened = time.monotonic()
         events = 0
+        lifetime = self._rand.randint(
+            *(PULSE_TIMEOUT if self.is_pulse else self._server_timeout)
+        )
+        self._set_due(PULSE_OPENING)
         with connection.stream(
             self._scope.resource.collection_path(self._scope.namespace),
-            query=self._query(),
+            query=self._query(lifetime),
             read_timeout=self._inactivity_timeout,
             cancellation=cancellation,
         ) as stream:
+            self._set_due(lifetime + PULSE_GRACE)
             self._report(StreamState("watching"))
             self._handler.heard(self._scope)
             for event in stream:
@@ -234,20 +333,27 @@ class Reflector:
                 events += 1
                 self._silences = 0
                 self._take(event)
+                self._last_event = time.monotonic()
                 if cancellation.cancelled:
                     return
+        self._due = None
+        if self.is_pulse and time.monotonic() - self._last_event > PULSE_DOUBT:
+            self._doubts = True
+            self._last_event = time.monotonic()
+        if cancellation.cancelled:
+            return
         if not events and time.monotonic() - opened < SHORT_WATCH:
             raise Unreachable(
                 f"{connection.server} ends watches as soon as they begin.",
                 reason="ShortWatch",
             )
 
-    def _query(self) -> dict[str, str]:
+    def _query(self, lifetime: int) -> dict[str, str]:
         return {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version or "",
-            "timeoutSeconds": str(self._rand.randint(*self._server_timeout)),
+            "timeoutSeconds": str(lifetime),
         }
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -259,10 +365,20 @@ class Reflector:
         if not version:
             raise InvalidResponse("The watch sent an event without a resourceVersion.")
         if event_type in ("ADDED", "MODIFIED", "DELETED"):
-            self._handler.changed(self._scope, event_type, obj)
-        elif event_type != "BOOKMARK":
+            self._hand_over(event_type, obj)
+        elif event_type == "BOOKMARK":
+            self._handler.moved(self._scope, version)
+        else:
             raise InvalidResponse("The watch sent an event of an unknown type.")
         self._version = version
+
+    def _hand_over(self, event_type: str, obj: dict[str, Any]) -> None:
+        """Give one event to the handler; the time that takes is not the server's."""
+        due, self._due = self._due, None
+        began = time.monotonic()
+        self._handler.changed(self._scope, event_type, obj)
+        if due is not None:
+            self._due = due + time.monotonic() - began
 
     # === FAILURES AND WAITS === #
 
@@ -271,21 +387,29 @@ class Reflector:
 
         :param listed: whether the attempt that failed began with a list
         """
+        delay = self._delay(error, listed=listed)
+        if isinstance(error, Unreachable):
+            self._doubts = True  # who answers next may have been restored
+            if self.is_pulse:
+                delay = min(delay, PULSE_RETRY * (0.5 + self._rand.random() / 2))
+        return error, delay
+
+    def _delay(self, error: KubeError, *, listed: bool) -> float:
         if isinstance(error, Unreachable) and error.reason == "Inactive":
-            return error, self._after_silence()
+            return self._after_silence()
         if isinstance(error, Throttled) and error.retry_after:
-            return error, error.retry_after * (1 + self._rand.random())
+            return error.retry_after * (1 + self._rand.random())
         if isinstance(error, Expired):
             self._version = None
             if not listed:
-                return error, self._rand.uniform(0, self._relist_spread)
+                return self._rand.uniform(0, self._relist_spread)
         if isinstance(error, (NotFound, InvalidResponse)):
             self._version = None  # a definition made anew has other versions
         if isinstance(error, Unauthorized):
-            return error, UNAUTHORIZED_WAIT
+            return UNAUTHORIZED_WAIT
         if isinstance(error, (Forbidden, NotFound, TlsFailed)):
-            return error, RECHECK_WAIT
-        return error, max(error.retry_after or 0, self._backoff.next(self._rand))
+            return RECHECK_WAIT
+        return max(error.retry_after or 0, self._backoff.next(self._rand))
 
     def _after_silence(self) -> float:
         """Resume at once after a silence; list after two in a row.
@@ -323,3 +447,10 @@ class Reflector:
             self._handler.state(self._scope, state)
         except Exception:
             _logger.exception("%r: the handler failed to take a state", self)
+
+
+def _silence() -> Unreachable:
+    return Unreachable(
+        "The server sent neither news nor the watch's end in time.",
+        reason="Inactive",
+    )

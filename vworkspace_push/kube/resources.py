@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -55,6 +56,19 @@ OPERATION_TYPES = (
 OPERATION_ENGINES = ("velero", "workflow", "job", "helm", "volsync", "helmHookJob")
 OPERATION_PHASES = ("Pending", "Running", "Succeeded", "Failed", "Cancelled")
 FINAL_PHASES = ("Succeeded", "Failed", "Cancelled")
+CLUSTER_PHASES = (
+    *("Pending", "Registering", "Connected", "Disconnected", "Error"),
+    "Terminating",
+)
+# The types of condition that the contract names; an object may report others as well.
+CONDITION_TYPES = frozenset(
+    {
+        *("Ready", "Reconciling", "Degraded", "Suspended", "Blocked", "Deleting"),
+        *("Accepted", "Running", "Succeeded", "Failed", "Cancelled"),
+        *("Connected", "Disconnected", "Authenticated", "ControllersHealthy"),
+        "BufferOverflow",
+    }
+)
 
 SECRET_PLACEHOLDER = "<set via externalSecret>"  # noqa: S105 the text that is let pass
 
@@ -63,6 +77,7 @@ MAX_REASON = 1_024  # characters of a condition's reason
 MAX_URL = 2_048  # characters
 MAX_TEXT = 253  # characters of a name and of what has no limit of its own
 MAX_ENTRIES = 64  # conditions, endpoints, labels, … of one object
+MAX_NAMESPACES = 1_000  # that one cluster reports as managed
 MAX_OUTPUT = 2_048  # characters of one output of an operation
 MAX_VALUES = 1_000_000  # characters of the names and texts in chart values
 MAX_PATHS = 256  # paths of what a form has no field for
@@ -803,12 +818,17 @@ class Observed:
     annotations: Mapping[str, str] = field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
     kind: str = ""
-    # What only operations report:
-    phase: str = ""  # one of OPERATION_PHASES
+    # What only operations report, but for the phase:
+    phase: str = ""  # one of OPERATION_PHASES, or of CLUSTER_PHASES
     started_at: datetime | None = None  # aware, UTC
     finished_at: datetime | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     logs_url: str = ""  # http or https
+    logs_ref: str = ""  # what has the logs in the cluster: kind namespace/name
+    # What only the object that stands for the cluster reports:
+    cluster_id: str = ""  # which cluster it says that it is
+    last_heartbeat: datetime | None = None
+    managed_namespaces: tuple[Mapping[str, Any], ...] = ()  # name, templates
 
     @property
     def is_current(self) -> bool:
@@ -817,11 +837,20 @@ class Observed:
             return False
         return self.observed_generation >= (self.generation or 0)
 
-    @property
+    @cached_property
     def health(self) -> str:
         if self.kind == OPERATION.kind:
             return operation_health(self)
         return health(self)
+
+    @cached_property
+    def explanation(self) -> Condition | None:
+        """Return the condition whose words explain the health, if there is one."""
+        by_type = {condition.type: condition for condition in self.conditions}
+        for type_ in EXPLAINED_BY.get(self.health, ()):
+            if type_ in by_type:
+                return by_type[type_]
+        return None
 
     def condition(self, type_: str) -> Condition | None:
         """Return the condition of that type, unless it speaks of an older spec."""
@@ -845,8 +874,9 @@ def observe(obj: Any, kind: str | None = None) -> Observed:
     metadata = _mapping(obj.get("metadata"))
     status = _mapping(obj.get("status"))
     chart = _mapping(status.get("lastAppliedChart"))
-    logs_url = _mapping(status.get("logsRef")).get("url")
-    phase = status.get("phase")
+    logs = _mapping(status.get("logsRef"))
+    kind = kind or _text(obj.get("kind"))
+    phases = CLUSTER_PHASES if kind == CLUSTER.kind else OPERATION_PHASES
     return Observed(
         uid=_text(metadata.get("uid")),
         name=_text(metadata.get("name")),
@@ -868,12 +898,16 @@ def observe(obj: Any, kind: str | None = None) -> Observed:
         labels=_texts(metadata.get("labels")),
         annotations=_texts(metadata.get("annotations")),
         finalizers=_finalizers(metadata.get("finalizers")),
-        kind=kind or _text(obj.get("kind")),
-        phase=phase if phase in OPERATION_PHASES else "",
+        kind=kind,
+        phase=_choice(status.get("phase"), ("", *phases)),
         started_at=_time(status.get("startedAt")),
         finished_at=_time(status.get("finishedAt")),
         outputs=_texts(status.get("outputs"), MAX_OUTPUT),
-        logs_url=_text(logs_url, MAX_URL) if _is_link(logs_url) else "",
+        logs_url=_text(logs["url"], MAX_URL) if _is_link(logs.get("url")) else "",
+        logs_ref=_reference(logs),
+        cluster_id=_exact(_mapping(obj.get("spec")).get("clusterId")),
+        last_heartbeat=_time(status.get("lastHeartbeat")),
+        managed_namespaces=_managed_namespaces(status.get("managedNamespaces")),
     )
 
 
@@ -962,6 +996,18 @@ _PHASE_HEALTH = {
 }
 
 
+# The conditions whose words explain each health, the first one present.
+EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
+    "ready": ("Ready", "Succeeded"),
+    "progressing": ("Reconciling", "Running", "Accepted", "Ready"),
+    "degraded": ("Degraded",),
+    "blocked": ("Blocked",),
+    "suspended": ("Suspended", "Cancelled"),
+    "failed": ("Ready", "Degraded", "Failed"),
+    "deleting": ("Deleting",),
+}
+
+
 def newer(version: str, than: str | None) -> bool:
     """Tell whether one resourceVersion of a kind is newer than another.
 
@@ -974,8 +1020,13 @@ def newer(version: str, than: str | None) -> bool:
 
 
 def slim(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `obj` without spec and managedFields: what a status needs to travel."""
+    """Return `obj` without spec and managedFields: what a status needs to travel.
+
+    What says which cluster a `Cluster` object speaks of stays.
+    """
     kept = {key: value for key, value in obj.items() if key != "spec"}
+    if identity := _exact(_mapping(obj.get("spec")).get("clusterId")):
+        kept["spec"] = {"clusterId": identity}
     metadata = obj.get("metadata")
     if isinstance(metadata, Mapping):
         kept["metadata"] = {k: v for k, v in metadata.items() if k != "managedFields"}
@@ -984,6 +1035,9 @@ def slim(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conditions(value: Any) -> tuple[Condition, ...]:
     by_type: dict[str, Condition] = {}
+    if isinstance(value, list) and len(value) > MAX_ENTRIES:
+        # However many there are, those that health is derived from are not cut off.
+        value = sorted(value, key=lambda entry: not _is_known_condition(entry))
     for entry in _entries(value):
         condition = Condition(
             type=_text(entry.get("type"), 316),  # DNS subdomain, slash, 63 characters
@@ -996,6 +1050,37 @@ def _conditions(value: Any) -> tuple[Condition, ...]:
         if condition.type and condition.status in ("True", "False", "Unknown"):
             by_type.setdefault(condition.type, condition)
     return tuple(by_type.values())
+
+
+def _is_known_condition(entry: Any) -> bool:
+    type_ = _mapping(entry).get("type")
+    return isinstance(type_, str) and type_ in CONDITION_TYPES
+
+
+def _managed_namespaces(value: Any) -> tuple[Mapping[str, Any], ...]:
+    items = value[:MAX_NAMESPACES] if isinstance(value, list) else ()
+    return tuple(
+        {
+            "name": name,
+            "templates": _text_list(_mapping(item).get("allowedOperationTemplates")),
+        }
+        for item in items
+        if (name := _exact(_mapping(item).get("name")))
+    )
+
+
+def _reference(ref: Mapping[str, Any]) -> str:
+    """Return what an object is referred to by; "" without a name: it is of no use."""
+    kind, namespace, name = (_text(ref.get(k)) for k in ("kind", "namespace", "name"))
+    if not name:
+        return ""
+    path = f"{namespace}/{name}" if namespace else name
+    return f"{kind} {path}" if kind else path
+
+
+def _text_list(value: Any) -> list[str]:
+    items = value[:MAX_ENTRIES] if isinstance(value, list) else ()
+    return [_text(item) for item in items if isinstance(item, str)]
 
 
 def _endpoints(value: Any) -> tuple[Endpoint, ...]:
@@ -1024,8 +1109,7 @@ def _entries(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _finalizers(value: Any) -> tuple[str, ...]:
-    items = value[:MAX_ENTRIES] if isinstance(value, list) else ()
-    return tuple(_text(item) for item in items if isinstance(item, str))
+    return tuple(_text_list(value))
 
 
 def _texts(value: Any, limit: int = MAX_TEXT) -> dict[str, str]:

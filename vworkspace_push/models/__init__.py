@@ -7,11 +7,15 @@ from . import vworkspace_cluster_check
 from . import vworkspace_cluster_credential
 from . import vworkspace_cluster_namespace
 from . import vworkspace_watch_lease
+from . import vworkspace_watch_worker
+from . import vworkspace_watch_stream
 from . import vworkspace_delivery_lock
 from . import vworkspace_delivery_lane
 from . import vworkspace_revision
 from . import vworkspace_audit_entry
+from . import vworkspace_cluster_status
 from . import vworkspace_condition
+from . import vworkspace_transition
 from . import vworkspace_endpoint
 from . import vworkspace_field_conflict
 from . import vworkspace_field_drift
@@ -21,3 +25,5 @@ from . import vworkspace_application_instance
 from . import vworkspace_operation_template
 from . import vworkspace_catalog_entry
 from . import vworkspace_operation
+from . import vworkspace_timeline
+from . import vworkspace_health_notice

@@ -12,11 +12,13 @@ from ..kube import apply, diff, ownership, resources
 from ..kube.errors import KubeError, describe
 from ..kube.values import ValuesError, edit_values, parse_values
 from ..sealing import SealingError
-from ..status import poll
+from ..status import embedded, poll
 from ..times import naive
 from .vworkspace_managed_resource import VworkspaceManagedResource
 
 INLINE_VALUES = ".spec.values.inline"
+
+MAX_TIMELINE_OPERATIONS = 200  # the newest, whose rows an application's timeline has
 
 # What the form and `resources.application_instance` call the same
 CHART_FIELDS = {
@@ -136,6 +138,17 @@ class VworkspaceApplicationInstance(models.Model):
         help="What is sent to the cluster.",
     )
 
+    user_id = fields.Many2one(
+        "res.users",
+        string="Responsible",
+        default=lambda self: self.env.user,
+        index="btree_not_null",
+        copy=False,
+        tracking=True,
+        domain=[("share", "=", False)],
+        help="Gets an activity when the application degrades, fails or is blocked.",
+    )
+
     condition_ids = fields.One2many("vworkspace.condition", "instance_id")
     endpoint_ids = fields.One2many("vworkspace.endpoint", "instance_id")
     conflict_ids = fields.One2many("vworkspace.field.conflict", "instance_id")
@@ -174,6 +187,8 @@ class VworkspaceApplicationInstance(models.Model):
     _due_idx = models.Index("(cluster_id, next_attempt_at)")
     _heal_idx = models.Index("(next_heal_at) WHERE is_drifted")
     _cluster_uid_idx = models.Index("(cluster_id, uid)")
+    _cluster_health_idx = models.Index("(cluster_id, health)")
+    _name_idx = models.Index("(name, id)")  # the order of lists
 
     # === COMPUTE METHODS === #
 
@@ -218,6 +233,12 @@ class VworkspaceApplicationInstance(models.Model):
             self.update(self.catalog_entry_id._instance_values())
 
     # === CRUD METHODS === #
+
+    def _init_column(self, column_name):
+        if column_name != "user_id":
+            return super()._init_column(column_name)
+        # Who made it before there was somebody responsible
+        self.env.cr.execute(f"UPDATE {self._table} SET user_id = create_uid")  # noqa: S608
 
     @api.model_create_multi
     def create(self, vals_list):
@@ -374,6 +395,15 @@ class VworkspaceApplicationInstance(models.Model):
         return answer
 
     # === BUSINESS METHODS === #
+
+    def _responsible_user(self):
+        return self.user_id
+
+    def _timeline_subjects(self):
+        operations = self.env["vworkspace.operation"].search(
+            [("target_id", "=", self.id)], limit=MAX_TIMELINE_OPERATIONS
+        )
+        return {**super()._timeline_subjects(), operations._name: operations.ids}
 
     def _examine(self):
         """Return the whole manifest, and what keeps it from being deployed.
@@ -742,29 +772,17 @@ class VworkspaceApplicationInstance(models.Model):
         }.get(problem.field)
         return f"{label}: {problem.message}" if label else problem.message
 
-    def _store_observed_details(self, observed):
-        self._store_conditions(observed)
-        self._store_endpoints(observed)
-
     def _forget_observed(self):
         for lines in ("condition_ids", "endpoint_ids", "drift_ids", "conflict_ids"):
             self.sudo()[lines].unlink()
         self._writer().is_drifted = False
         return super()._forget_observed()
 
-    def _store_endpoints(self, observed):
-        instance_sudo = self.sudo()
-        names = ("name", "url", "type", "notes")
-        reported = [{n: getattr(e, n) or "" for n in names} for e in observed.endpoints]
-        stored = [{n: e[n] or "" for n in names} for e in instance_sudo.endpoint_ids]
-        if reported != stored:
-            created = [Command.create(endpoint) for endpoint in reported]
-            instance_sudo.endpoint_ids = [Command.clear(), *created]
-
     # === CRONS === #
 
     @api.model
     def _cron_status(self):
+        embedded.start_where_wanted(self.env)
         poll.run_cron(self.env)
 
 

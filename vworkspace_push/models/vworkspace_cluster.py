@@ -16,6 +16,10 @@ CONNECTION_FIELDS = {
     *("server_url", "ca_certificate", "tls_server_name", "cluster_id"),
     *("proxy_url", "insecure", "is_test"),
 }
+UNWELL = ("failed", "degraded", "blocked")
+
+# A change of one of these is for the watch workers to know.
+WATCHED_FIELDS = {"active", "connectivity_mode", "state", "is_paused", "stale_after"}
 
 
 class VworkspaceCluster(models.Model):
@@ -91,6 +95,14 @@ class VworkspaceCluster(models.Model):
         help="When somebody overwrites a field that Odoo applied, Odoo takes it back "
         "by itself. Each application can decide otherwise.",
     )
+    stale_after = fields.Integer(
+        string="Out of Date After (s)",
+        required=True,
+        default=const.STALE_AFTER,
+        tracking=True,
+        help="Without news from the cluster for this long, the health of its "
+        "applications is unknown.",
+    )
     insecure = fields.Boolean(
         string="Do Not Check the Certificate",
         tracking=True,
@@ -119,6 +131,11 @@ class VworkspaceCluster(models.Model):
     instance_ids = fields.One2many("vworkspace.application.instance", "cluster_id")
     instance_count = fields.Integer(compute="_compute_instance_counts")
     unwell_count = fields.Integer(compute="_compute_instance_counts")
+    health_counts = fields.Json(
+        compute="_compute_instance_counts",
+        string="Applications by Health",
+        help="How many there are of each health; none: of those not deployed.",
+    )
 
     # Whether deliveries go through
     lane_ids = fields.One2many("vworkspace.delivery.lane", "cluster_id")
@@ -157,6 +174,7 @@ class VworkspaceCluster(models.Model):
 
     # Who watches it
     lease_ids = fields.One2many("vworkspace.watch.lease", "cluster_id")
+    status_ids = fields.One2many("vworkspace.cluster.status", "cluster_id")
     last_contact = fields.Datetime(
         compute="_compute_watch", help="When a status was last read from the cluster."
     )
@@ -171,6 +189,38 @@ class VworkspaceCluster(models.Model):
         string="Status Feed",
     )
     watch_message = fields.Char(compute="_compute_watch")
+    watch_holder = fields.Char(
+        compute="_compute_watch",
+        string="Watch Worker",
+        help="The worker process that follows this cluster now.",
+    )
+    watch_lag = fields.Float(
+        compute="_compute_watch",
+        string="Lag (s)",
+        digits=(16, 1),
+        aggregator=None,
+        help="The age of the oldest news that the worker has not written yet.",
+    )
+    watch_rate = fields.Float(
+        compute="_compute_watch",
+        string="Events per Second",
+        digits=(16, 1),
+        aggregator=None,
+    )
+    stream_ids = fields.One2many("vworkspace.watch.stream", "cluster_id")
+    phase = fields.Selection(related="status_ids.phase")
+    last_heartbeat = fields.Datetime(related="status_ids.last_heartbeat")
+    unreachable_since = fields.Datetime(related="status_ids.unreachable_since")
+    unreachable_message = fields.Char(related="status_ids.unreachable_message")
+    condition_ids = fields.One2many(related="status_ids.condition_ids")
+    agreed_at = fields.Datetime(related="lease_ids.agreed_at", string="Last Compared")
+    differences = fields.Integer(
+        related="lease_ids.differences", string="Differences Found"
+    )
+    as_of = fields.Datetime(related="last_contact", string="As Of")
+    as_of_age = fields.Integer(
+        compute="_compute_watch", string="Age of the Status (s)", aggregator=None
+    )
 
     _cluster_id_uniq = models.UniqueIndex(
         "(cluster_id)", "Another cluster is registered with this cluster ID."
@@ -192,20 +242,28 @@ class VworkspaceCluster(models.Model):
         groups = self.env["vworkspace.application.instance"]._read_group(
             [("cluster_id", "in", self.ids)], ["cluster_id", "health"], ["__count"]
         )
+        counts = {cluster.id: {} for cluster in self._origin}
+        for cluster, health, count in groups:
+            counts[cluster.id][health or "none"] = count
+        foreign = self._count_instances([("foreign_database", "!=", False)])
+        waiting = self._count_instances(
+            [("delivery_state", "in", ("pending", "failed", "deleting"))]
+        )
         for cluster in self:
-            counts = {h: n for c, h, n in groups if c.id == cluster._origin.id}
-            cluster.instance_count = sum(counts.values())
-            cluster.unwell_count = sum(
-                counts.get(health, 0) for health in ("failed", "degraded", "blocked")
-            )
-            mine = [("cluster_id", "=", cluster._origin.id)]
-            instances = self.env["vworkspace.application.instance"]
-            cluster.foreign_count = instances.search_count(
-                [*mine, ("foreign_database", "!=", False)]
-            )
-            cluster.waiting_count = instances.search_count(
-                [*mine, ("delivery_state", "in", ("pending", "failed", "deleting"))]
-            )
+            id_ = cluster._origin.id
+            by_health = counts.get(id_, {})
+            cluster.instance_count = sum(by_health.values())
+            cluster.unwell_count = sum(by_health.get(h, 0) for h in UNWELL)
+            cluster.health_counts = by_health or False
+            cluster.foreign_count = foreign.get(id_, 0)
+            cluster.waiting_count = waiting.get(id_, 0)
+
+    def _count_instances(self, domain):
+        """Return how many applications of each cluster are in `domain`."""
+        groups = self.env["vworkspace.application.instance"]._read_group(
+            [("cluster_id", "in", self.ids), *domain], ["cluster_id"], ["__count"]
+        )
+        return {cluster.id: count for cluster, count in groups}
 
     @api.depends("lane_ids.retry_at", "lane_ids.message", "is_paused")
     def _compute_lane(self):
@@ -219,17 +277,26 @@ class VworkspaceCluster(models.Model):
                 "paused" if cluster.is_paused else "waiting" if held else "open"
             )
 
-    @api.depends("lease_ids.expires_at", "lease_ids.state", "lease_ids.message")
+    @api.depends(
+        *("lease_ids.expires_at", "lease_ids.state", "lease_ids.message"),
+        *("lease_ids.lag", "lease_ids.events_per_second", "stale_after"),
+    )
     def _compute_watch(self):
         now = fields.Datetime.now()
         for cluster in self:
             lease = cluster.sudo().lease_ids[:1]
             cluster.last_contact = lease.last_contact
             cluster.watch_message = lease.message
-            if lease.expires_at and lease.expires_at > now:
+            is_held = lease.expires_at and lease.expires_at > now
+            cluster.watch_holder = is_held and lease.holder
+            cluster.watch_lag = lease.lag if is_held else 0
+            cluster.watch_rate = lease.events_per_second if is_held else 0
+            heard = lease.last_contact
+            cluster.as_of_age = (now - heard).total_seconds() if heard else 0
+            if is_held:
                 cluster.watch_state = lease.state
             elif lease.last_contact and lease.last_contact > now - timedelta(
-                seconds=const.STALE_AFTER
+                seconds=cluster.stale_after
             ):
                 cluster.watch_state = "polling"
             else:
@@ -299,6 +366,8 @@ class VworkspaceCluster(models.Model):
         result = super().write(vals)
         if (CONNECTION_FIELDS | {"active", "connectivity_mode"}) & vals.keys():
             self._connection_changed()
+        elif WATCHED_FIELDS & vals.keys():
+            self._notify_processes()
         return result
 
     def _refuse_new_identity(self, cluster_id):
@@ -331,6 +400,10 @@ class VworkspaceCluster(models.Model):
                     "that what was done there stays known."
                 )
             )
+
+    @api.ondelete(at_uninstall=False)
+    def _unlink_tell_processes(self):
+        self._notify_processes()
 
     # === ACTIONS === #
 
@@ -407,6 +480,28 @@ class VworkspaceCluster(models.Model):
         action["context"] = {"default_cluster_id": self.id}
         return action
 
+    def action_open_by_health(self, health):
+        """Show the applications of one health; `none`: those not deployed."""
+        action = self.action_open_instances()
+        label = self.env["vworkspace.application.instance"]._fields["health"]
+        label = dict(label._description_selection(self.env)).get(health)
+        wanted = False if health == "none" else health
+        return {
+            **action,
+            "display_name": f"{self.name}: {label or self.env._('Not deployed')}",
+            "domain": [*action["domain"], ("health", "=", wanted)],
+        }
+
+    def action_open_timeline(self):
+        """Show what happened to the cluster and to all that is in it."""
+        self.ensure_one()
+        self.check_access("read")
+        action = self.env["ir.actions.act_window"]._for_xml_id(
+            "vworkspace_push.vworkspace_timeline_action"
+        )
+        action["domain"] = [("cluster_id", "=", self.id)]
+        return action
+
     def action_open_import(self):
         """Compare the cluster with Odoo, to import what only the cluster has."""
         self.ensure_one()
@@ -424,6 +519,36 @@ class VworkspaceCluster(models.Model):
         return action
 
     # === BUSINESS METHODS === #
+
+    def _feed_problem(self):
+        """Return in a sentence why the cluster's news do not arrive; False: they do."""
+        if self.state != "active":
+            states = dict(self._fields["state"]._description_selection(self.env))
+            return self.env._(
+                "No news from %(cluster)s: nothing is read from it. Its state: "
+                "%(state)s.",
+                cluster=self.name,
+                state=states[self.state],
+            )
+        status_sudo = self.sudo().status_ids[:1]
+        if status_sudo.unreachable_since or self.watch_state == "waiting":
+            return self._no_news_because(
+                status_sudo.unreachable_message
+                or self.watch_message
+                or self.env._("it does not answer.")
+            )
+        if self.watch_state == "off":
+            return self.env._(
+                "No news from %s: nobody reached it lately, neither a watch worker "
+                "nor the cron.",
+                self.name,
+            )
+        return False
+
+    def _no_news_because(self, why):
+        return self.env._(
+            "No news from %(cluster)s: %(why)s", cluster=self.name, why=why
+        )
 
     def _connection(self):
         """Return this process's connection to the cluster.

@@ -62,8 +62,9 @@ class VworkspaceClusterNamespace(models.Model):
     def write(self, vals):
         if vals.keys() & {"name", "cluster_id"}:
             self._refuse_when_used()
+        clusters = self.cluster_id
         result = super().write(vals)
-        self.cluster_id._notify_processes()
+        (clusters | self.cluster_id)._notify_processes()
         return result
 
     @api.ondelete(at_uninstall=False)

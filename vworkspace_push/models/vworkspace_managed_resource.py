@@ -8,8 +8,6 @@ from odoo.exceptions import AccessError, UserError, ValidationError
 from .. import const
 from ..delivery import deliver, waiting
 from ..kube import diff, ownership, resources
-from ..status import sink
-from ..times import naive
 from ..transactions import lock_rows
 
 # What ties a record to one object in the cluster
@@ -154,6 +152,18 @@ class VworkspaceManagedResource(models.AbstractModel):
         copy=False,
         help="When this status was read from the cluster.",
     )
+    # Up to when this is known to be so: a cluster that is watched and reports nothing
+    # says that nothing changed.
+    as_of = fields.Datetime(compute="_compute_as_of")
+    as_of_age = fields.Integer(
+        compute="_compute_as_of", string="Age of the Status (s)", aggregator=None
+    )
+    stale_after = fields.Integer(
+        compute="_compute_as_of", string="Out of Date After (s)", aggregator=None
+    )
+    feed_problem = fields.Char(
+        compute="_compute_as_of", help="Why the cluster's news do not arrive."
+    )
     last_reconcile_time = fields.Datetime(readonly=True, copy=False)
     deletion_requested_at = fields.Datetime(
         readonly=True, copy=False, help="When the cluster was asked to delete it."
@@ -227,6 +237,49 @@ class VworkspaceManagedResource(models.AbstractModel):
         for record in self:
             record.waiting_for = waiting.sentence(record)
 
+    @api.depends("status_as_of", "uid", "cluster_id.as_of", "cluster_id.watch_state")
+    def _compute_as_of(self):
+        now = fields.Datetime.now()
+        waiting = self._waiting_streams()
+        waiting_clusters = {cluster_id for cluster_id, *_place in waiting}
+        for record in self:
+            cluster = record.cluster_id
+            kind = self._resource.kind
+            stream = waiting.get((cluster.id, kind, record.namespace_id.name))
+            stream = stream or waiting.get((cluster.id, kind, False))
+            known = record.status_as_of
+            if known and cluster.as_of:
+                since = stream and stream.waiting_since
+                known = max(known, min(since or cluster.as_of, cluster.as_of))
+            record.as_of = known
+            record.as_of_age = (now - known).total_seconds() if known else 0
+            record.stale_after = cluster.stale_after
+            if not record.uid or record.delivery_state in ("deleted", "lost"):
+                record.feed_problem = False
+            elif stream and not cluster.unreachable_since:
+                record.feed_problem = cluster._no_news_because(stream.message)
+            elif cluster.id in waiting_clusters and not cluster.unreachable_since:
+                record.feed_problem = False  # others wait, this one's does not
+            else:
+                record.feed_problem = cluster._feed_problem()
+
+    def _waiting_streams(self):
+        """Return the streams that bring no news, by cluster, kind and namespace.
+
+        What a worker that is gone left behind says nothing.
+        """
+        clusters = self.cluster_id.filtered("watch_holder")
+        streams_sudo = self.env["vworkspace.watch.stream"].sudo()
+        streams_sudo = streams_sudo.search(
+            [
+                ("cluster_id", "in", clusters.ids),
+                ("kind", "in", [resource.kind for resource in resources.WATCHED]),
+                ("waiting_since", "!=", False),
+                ("message", "!=", False),
+            ]
+        )
+        return {(s.cluster_id.id, s.kind, s.namespace): s for s in streams_sudo}
+
     # === CONSTRAINT METHODS === #
 
     @api.constrains("cluster_id", "namespace_id")
@@ -275,6 +328,10 @@ class VworkspaceManagedResource(models.AbstractModel):
     def unlink(self):
         locks_sudo = self.sudo().delivery_lock_id
         revisions_sudo = self.sudo().revision_ids
+        notices_sudo = self.env["vworkspace.health.notice"].sudo()
+        notices_sudo.search(
+            [("res_model", "=", self._name), ("res_id", "in", self.ids)]
+        ).unlink()
         result = super().unlink()
         locks_sudo.unlink()
         revisions_sudo.unlink()
@@ -396,7 +453,27 @@ class VworkspaceManagedResource(models.AbstractModel):
         action["context"] = {}
         return action
 
+    def get_timeline(self, kind="all", limit=50):
+        """Return what happened to the record, the newest first.
+
+        :param str kind: of what; see `vworkspace.timeline`
+        :rtype: dict
+        """
+        self.ensure_one()
+        self.check_access("read")
+        return self.env["vworkspace.timeline"]._page(
+            self._timeline_subjects(), kind=kind, limit=limit
+        )
+
     # === BUSINESS METHODS === #
+
+    def _responsible_user(self):
+        """Return whom the record's health concerns first. For override."""
+        return self.intent_user_id
+
+    def _timeline_subjects(self):
+        """Return whose rows the timeline has: ids by model. For override."""
+        return {self._name: self.ids}
 
     def _build_manifest(self):
         """Return the manifest that the record describes, less what was left to others.
@@ -624,39 +701,16 @@ class VworkspaceManagedResource(models.AbstractModel):
             "cluster_id": self.cluster_id.id,
         }
 
-    def _store_observed(self, observed, *, as_of):
-        """Write what the cluster reports about this one object. Called by the sink."""
-        self.ensure_one()
-        self._writer().write(sink.record_values(observed, as_of=as_of))
-        self._store_observed_details(observed)
+    @api.model
+    def _observed_values(self, observed):
+        """Return the columns that only this kind of object has, for the sink.
 
-    def _store_observed_details(self, observed):
-        """Write what the cluster reports beyond the common fields. For override."""
+        Called once for each report; what it returns is written past the ORM.
 
-    def _store_conditions(self, observed):
-        """Bring the record's conditions to what the cluster reports."""
-        record_sudo = self.sudo()
-        known = {c.type: c for c in record_sudo.condition_ids}
-        for condition in observed.conditions:
-            values = {
-                "status": condition.status,
-                "reason": condition.reason,
-                "message": condition.message,
-                "last_transition_time": naive(condition.last_transition_time),
-                "observed_generation": condition.observed_generation or 0,
-            }
-            row = known.pop(condition.type, None)
-            if row is None:
-                inverse = record_sudo._fields["condition_ids"].inverse_name
-                row = record_sudo.condition_ids.create(
-                    {inverse: self.id, "type": condition.type, **values}
-                )
-            elif changed := {
-                k: v for k, v in values.items() if (row[k] or "") != (v or "")
-            }:
-                row.write(changed)
-        for gone in known.values():
-            gone.unlink()
+        :param kube.resources.Observed observed: what the cluster reports
+        :rtype: dict
+        """
+        return {}
 
     # === CRONS === #
 

@@ -114,11 +114,17 @@ class VworkspaceOperation(models.Model):
         readonly=True, copy=False, help="What it made, such as the name of a backup."
     )
     logs_url = fields.Char(string="Logs", readonly=True, copy=False)
+    logs_ref = fields.Char(
+        string="Logs Are Kept By",
+        readonly=True,
+        copy=False,
+        help="The object in the cluster that has the logs: kind, namespace and name.",
+    )
     condition_ids = fields.One2many("vworkspace.condition", "operation_id")
 
     _protected_fields = VworkspaceManagedResource._protected_fields | {
         *("phase", "started_at", "finished_at", "outputs", "logs_url"),
-        "condition_ids",
+        *("logs_ref", "condition_ids"),
     }
 
     _name_uniq = models.Constraint(
@@ -400,15 +406,14 @@ class VworkspaceOperation(models.Model):
 
     # === BUSINESS METHODS - OBSERVED === #
 
-    def _store_observed_details(self, observed):
-        self._writer().write(
-            {
-                "phase": observed.phase or False,
-                "started_at": naive(observed.started_at),
-                "finished_at": naive(observed.finished_at),
-                "outputs": "\n".join(f"{k}: {v}" for k, v in observed.outputs.items())
-                or False,
-                "logs_url": observed.logs_url or False,
-            }
-        )
-        self._store_conditions(observed)
+    @api.model
+    def _observed_values(self, observed):
+        outputs = "\n".join(f"{k}: {v}" for k, v in observed.outputs.items())
+        return {
+            "phase": observed.phase or None,
+            "started_at": naive(observed.started_at) or None,
+            "finished_at": naive(observed.finished_at) or None,
+            "outputs": outputs or None,
+            "logs_url": observed.logs_url or None,
+            "logs_ref": observed.logs_ref or None,
+        }

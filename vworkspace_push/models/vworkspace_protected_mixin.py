@@ -6,6 +6,7 @@ from .. import const
 # Whoever holds this object may write protected fields. It cannot be sent over RPC, so
 # no user can forge an outcome, a status or a verification.
 WRITER = object()
+UPDATED = "vworkspace_push.updated"  # what a transaction keeps for `_send_updated`
 
 
 class VworkspaceProtectedMixin(models.AbstractModel):
@@ -42,11 +43,25 @@ class VworkspaceProtectedMixin(models.AbstractModel):
         )
 
     def _notify_updated(self):
-        """Tell open views which records changed: ids only, they read for themselves."""
-        if self:
-            self.env.ref("vworkspace_push.group_viewer")._bus_send(
-                const.BUS_UPDATED, {"model": self._name, "ids": self.ids}
-            )
+        """Tell open views which records changed: ids only, they read for themselves.
+
+        They are told once it is committed, with one message for each model.
+        """
+        if not self:
+            return
+        precommit = self.env.cr.precommit
+        if UPDATED not in precommit.data:
+            precommit.data[UPDATED] = {}
+            precommit.add(self.env[self._name]._send_updated)
+        precommit.data[UPDATED].setdefault(self._name, set()).update(self.ids)
+
+    def _send_updated(self):
+        viewers = self.sudo().env.ref("vworkspace_push.group_viewer")
+        for model, ids in self.env.cr.precommit.data.pop(UPDATED).items():
+            payload = {"model": model, "ids": sorted(ids)}
+            if len(ids) > const.BUS_MAX_IDS:
+                payload = {"model": model, "ids": [], "any": True}
+            viewers._bus_send(const.BUS_UPDATED, payload)
 
     def _refuse_protected(self, vals):
         if self.env.context.get("vworkspace_writer") is WRITER:

@@ -22,6 +22,15 @@ class VworkspaceWatchLease(models.Model):
     state = fields.Selection([("watching", "Watching"), ("waiting", "Waiting")])
     message = fields.Char()
     last_contact = fields.Datetime()
+    lag = fields.Float(default=0.0, help="In s: of the oldest news not written yet.")
+    events_per_second = fields.Float(default=0.0)
+    polled_at = fields.Datetime(help="When the status cron last tried to list it.")
+    agreed_at = fields.Datetime(
+        help="When its records were last compared with a complete list."
+    )
+    differences = fields.Integer(
+        default=0, help="Records that such comparisons found to differ, in all."
+    )
 
     _cluster_uniq = models.Constraint(
         "UNIQUE (cluster_id)", "A cluster has one watch lease."

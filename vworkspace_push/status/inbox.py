@@ -1,61 +1,138 @@
 """What the streams of a process saw and the writer has not written yet.
 
-Keyed by cluster and uid, the newest wins: however fast an object changes, it waits here
-once. Streams put, one writer takes; both only hold the lock for an instant.
+Keyed by cluster and uid, the last word wins: however fast an object changes, it waits
+here once. What a stream says later is newer, also where a server restored from a backup
+counts from an earlier version again. Beside the reports wait the streams' positions, so
+that a position never gets ahead of what it covers.
+
+The number of reports is bounded: above it, streams wait, and the server with them.
 
 Reports that no record claimed are kept for a short while and offered again: the status
 of a new object can arrive before the delivery that created it has committed its uid.
 """
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from .. import const
 from ..kube import resources
+from .positions import Key
 from .sink import Report
 
 UNCLAIMED_SECONDS = 15.0  # for which a report without a record is offered again
+UNCLAIMED_LIMIT = 1_000  # such reports of objects that no Odoo wrote
 OFFER_AGAIN_EVERY = 0.5  # s
+LOOK_EVERY = 0.5  # s between two looks whether a waiting stream was told to end
 
 
 @dataclass(frozen=True)
 class Census:
-    """The end of a complete list: which objects there are in a namespace."""
+    """The end of a complete list: which objects there are in a scope."""
 
     kind: str
-    namespace: str
+    namespace: str | None  # None is the whole cluster
     uids: frozenset[str]
-    resource_version: str
+    listing: "Listing"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which complete list something comes from."""
+
+    version: str  # its resourceVersion
+    asked_at: datetime  # naive UTC
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A report, and the list that it came with, if it did."""
+
+    report: Report
+    listing: Listing | None = None
 
 
 @dataclass
 class Batch:
     """What one cluster has waiting."""
 
-    reports: dict[str, Report] = field(default_factory=dict)
-    censuses: list[Census] = field(default_factory=list)
+    since: float  # monotonic s, when the oldest of it came
+    entries: dict[str, Entry] = field(default_factory=dict)  # by uid
+    censuses: dict[Key, Census] = field(default_factory=dict)
+    positions: dict[Key, str] = field(default_factory=dict)
+
+    def parts(self, size):
+        """Yield it in parts of at most `size` reports; the last has all the rest."""
+        uids = list(self.entries)
+        while len(uids) > size:
+            first, uids = uids[:size], uids[size:]
+            yield Batch(self.since, {uid: self.entries.pop(uid) for uid in first})
+        yield self
 
 
 class Inbox:
-    def __init__(self, clock=time.monotonic):
+    """:param limit: reports that may wait before streams have to"""
+
+    def __init__(self, *, limit=const.INBOX_LIMIT, clock=time.monotonic):
+        self._limit = limit
         self._clock = clock
-        self._ready = threading.Condition()
+        lock = threading.Lock()
+        self._ready = threading.Condition(lock)
+        self._room = threading.Condition(lock)
         self._batches: dict[int, Batch] = {}
-        self._unclaimed: dict[tuple[int, str], tuple[Report, float]] = {}
+        self._taken: dict[int, Batch] = {}  # what the writer is at
+        self._positions: dict[int, dict[Key, str]] = {}
+        self._unclaimed: dict[tuple[int, str], tuple[Entry, float]] = {}
         self._offer_at = 0.0
+        self._woken = False
 
-    def put(self, cluster_id: int, report: Report) -> None:
+    # === FOR STREAMS === #
+
+    def put(self, cluster_id: int, key: Key, report: Report, *, ended) -> bool:
+        """Put one report and move its stream's position to it; wait for room.
+
+        :param threading.Event ended: set when the stream has ended: nothing is put
+        :return: whether it was put
+        """
+        uid = report.observed.uid
         with self._ready:
-            self._put(cluster_id, report)
+            if not self._wait_for_room(cluster_id, uid, ended):
+                return False
+            batch = self._batch(cluster_id)
+            known = batch.entries.get(uid)
+            batch.entries[uid] = Entry(report, known and known.listing)
+            self._unclaimed.pop((cluster_id, uid), None)
+            self._move(cluster_id, key, report.observed.resource_version)
             self._ready.notify()
+        return True
 
-    def put_census(self, cluster_id: int, reports: list[Report], census: Census):
+    def put_list(
+        self, cluster_id: int, reports: list[Report], census: Census, *, ended
+    ) -> bool:
         """Put a complete list: its objects, and the fact that there are no others."""
         with self._ready:
+            if not self._wait_for_room(cluster_id, None, ended):
+                return False
+            batch = self._batch(cluster_id)
             for report in reports:
-                self._put(cluster_id, report)
-            self._batches.setdefault(cluster_id, Batch()).censuses.append(census)
+                uid = report.observed.uid
+                batch.entries[uid] = Entry(report, census.listing)
+                self._unclaimed.pop((cluster_id, uid), None)
+            key = (census.kind, census.namespace)
+            batch.censuses[key] = census
+            self._move(cluster_id, key, census.listing.version)
             self._ready.notify()
+        return True
+
+    def move(self, cluster_id: int, key: Key, version: str, *, ended) -> None:
+        """Move a stream's position, where nothing else happened."""
+        with self._ready:
+            if not ended.is_set():
+                self._move(cluster_id, key, version)
+
+    # === FOR THE WRITER === #
 
     def take(self, timeout: float) -> dict[int, Batch]:
         """Return what waits, by cluster, and leave nothing; wait for some if need be.
@@ -63,55 +140,146 @@ class Inbox:
         :param timeout: s to wait at most; the answer may be empty
         """
         with self._ready:
-            if not self._batches:
+            if not self._batches and not self._woken:
                 self._ready.wait(self._until_offer(timeout))
+            self._woken = False
             self._offer_unclaimed()
             taken, self._batches = self._batches, {}
+            for cluster_id, batch in taken.items():
+                batch.positions = self._positions.pop(cluster_id, {})
+            self._taken = dict(taken)
             return taken
 
-    def give_back(self, cluster_id: int, batch: Batch) -> None:
-        """Put back what could not be written; newer reports keep their place."""
+    def finish(self, cluster_id: int) -> None:
+        """Note that all that was taken of a cluster is done with."""
         with self._ready:
-            for report in batch.reports.values():
-                self._put(cluster_id, report)
-            waiting = self._batches.setdefault(cluster_id, Batch())
-            waiting.censuses[:0] = batch.censuses
+            self._taken.pop(cluster_id, None)
+            self._room.notify_all()
 
-    def keep_unclaimed(self, cluster_id: int, reports: list[Report]) -> None:
-        """Offer `reports` again for a while: their records may be about to appear."""
+    def give_back(self, cluster_id: int, batch: Batch) -> None:
+        """Put back what could not be written; what came since keeps its place."""
+        with self._ready:
+            waiting = self._batch(cluster_id)
+            waiting.since = min(waiting.since, batch.since)
+            waiting.entries = {**batch.entries, **waiting.entries}
+            waiting.censuses = {**batch.censuses, **waiting.censuses}
+            self._keep_positions(cluster_id, batch.positions)
+
+    def keep_positions(self, cluster_id: int, positions: dict[Key, str]) -> None:
+        """Keep positions that may not be stored yet; newer ones stay."""
+        with self._ready:
+            self._keep_positions(cluster_id, positions)
+
+    def take_positions(self) -> dict[int, dict[Key, str]]:
+        """Return the positions of clusters that have nothing else waiting."""
+        with self._ready:
+            idle = self._positions.keys() - self._batches.keys() - self._taken.keys()
+            return {cluster_id: self._positions.pop(cluster_id) for cluster_id in idle}
+
+    def keep_unclaimed(
+        self, cluster_id: int, entries: list[Entry], *, ours: str
+    ) -> None:
+        """Offer `entries` again for a while: their records may be about to appear.
+
+        :param ours: identity of this database: what it signed is kept in any case
+        """
         with self._ready:
             now = self._clock()
-            for report in reports:
-                key = (cluster_id, report.observed.uid)
+            waiting = self._batches.get(cluster_id)
+            for entry in entries:
+                key = (cluster_id, entry.report.observed.uid)
+                if waiting and key[1] in waiting.entries:
+                    continue  # something newer is tried next
                 known = self._unclaimed.get(key)
                 until = known[1] if known else now + UNCLAIMED_SECONDS
-                if until > now:
-                    self._unclaimed[key] = (report, until)
-                else:
-                    del self._unclaimed[key]
+                if until <= now:
+                    self._unclaimed.pop(key, None)
+                elif (
+                    known
+                    or is_signed(entry.report, ours)
+                    or len(self._unclaimed) < UNCLAIMED_LIMIT
+                ):
+                    # Later it is only as new as its version says.
+                    self._unclaimed[key] = (Entry(entry.report), until)
             self._offer_at = now + OFFER_AGAIN_EVERY
 
+    def claimed(self, cluster_id: int, uids) -> None:
+        """Note that there are records of these objects: nothing is offered again."""
+        with self._ready:
+            for uid in uids:
+                self._unclaimed.pop((cluster_id, uid), None)
+
+    def expects_claims(self, cluster_id: int, *, ours: str) -> bool:
+        """Whether a report waits for its record that we are about to have."""
+        with self._ready:
+            return any(
+                is_signed(entry.report, ours)
+                for (cluster, _uid), (entry, _until) in self._unclaimed.items()
+                if cluster == cluster_id
+            )
+
+    # === FOR THE SUPERVISOR === #
+
     def forget(self, cluster_id: int) -> None:
-        """Drop what waits for a cluster that this process no longer holds."""
+        """Drop what waits for a cluster that this process no longer holds.
+
+        Its streams have been told to end before, so that none puts anything after it.
+        """
         with self._ready:
             self._batches.pop(cluster_id, None)
+            self._positions.pop(cluster_id, None)
             for key in [k for k in self._unclaimed if k[0] == cluster_id]:
                 del self._unclaimed[key]
+            self._room.notify_all()
 
     def wake(self) -> None:
         """Make a waiting `take` return."""
         with self._ready:
+            self._woken = True
             self._ready.notify_all()
 
-    def _put(self, cluster_id, report):
-        reports = self._batches.setdefault(cluster_id, Batch()).reports
-        uid = report.observed.uid
-        known = reports.get(uid)
-        if known and resources.newer(
-            known.observed.resource_version, report.observed.resource_version
-        ):
-            return
-        reports[uid] = report
+    @property
+    def depth(self) -> int:
+        """How many reports wait, those that are being written included."""
+        with self._ready:
+            return self._depth()
+
+    def lag(self, cluster_id: int) -> float:
+        """Return the age in s of the oldest thing that a cluster has waiting."""
+        with self._ready:
+            batches = (self._batches.get(cluster_id), self._taken.get(cluster_id))
+            since = [batch.since for batch in batches if batch]
+            return max(0.0, self._clock() - min(since)) if since else 0.0
+
+    # === INSIDE === #
+
+    def _batch(self, cluster_id):
+        if cluster_id not in self._batches:
+            self._batches[cluster_id] = Batch(self._clock())
+        return self._batches[cluster_id]
+
+    def _move(self, cluster_id, key, version):
+        self._positions.setdefault(cluster_id, {})[key] = version
+
+    def _keep_positions(self, cluster_id, positions):
+        newer = self._positions.get(cluster_id, {})
+        if positions or newer:
+            self._positions[cluster_id] = {**positions, **newer}
+
+    def _depth(self):
+        batches = itertools.chain(self._batches.values(), self._taken.values())
+        return sum(len(batch.entries) for batch in batches)
+
+    def _wait_for_room(self, cluster_id, uid, ended):
+        """Wait until a report may be put; return False when its stream has ended."""
+        while not ended.is_set():
+            batch = self._batches.get(cluster_id)
+            if batch and uid in batch.entries:
+                return True  # it takes the place of an older one
+            if self._depth() < self._limit:
+                return True
+            self._room.wait(LOOK_EVERY)
+        return False
 
     def _until_offer(self, timeout):
         if not self._unclaimed:
@@ -122,7 +290,12 @@ class Inbox:
         now = self._clock()
         if not self._unclaimed or now < self._offer_at:
             return
-        for (cluster_id, uid), (report, until) in list(self._unclaimed.items()):
-            self._put(cluster_id, report)
+        for (cluster_id, uid), (entry, until) in list(self._unclaimed.items()):
+            self._batch(cluster_id).entries.setdefault(uid, entry)
             if until <= now:
                 del self._unclaimed[cluster_id, uid]
+
+
+def is_signed(report: Report, database: str) -> bool:
+    """Whether `database` wrote the object: it has, or will have, a record of it."""
+    return report.observed.annotations.get(resources.DATABASE_ANNOTATION) == database

@@ -1,351 +1,641 @@
 """The watch worker: streams from every cluster it holds, into the sink.
 
-One `DatabaseWorker` per database, two threads of its own and one per stream:
+One `DatabaseWorker` per database, with threads of its own beside those of the streams:
 
-- the supervisor claims leases, starts and stops streams as clusters come and go, and
-  hears of changes by LISTEN;
-- each stream runs a reflector and puts what it sees into the inbox. It never touches
-  the database;
-- the writer takes from the inbox and hands it to the sink, one short transaction per
-  cluster and batch, fenced by the lease's epoch.
+- the supervisor claims leases, starts and stops streams as clusters come and go, hears
+  of changes by LISTEN, and says when a cluster does not answer any more;
+- the writer takes from the inbox and hands it to the sink, in short transactions that
+  are fenced by the lease's epoch. The streams' positions are stored in the transaction
+  that wrote what they cover, never before;
+- the confirmer asks a cluster for each object that seems to be gone.
 
 A failure of one cluster stays with that cluster; a failure of PostgreSQL is waited out.
 """
 
 import logging
+import math
 import os
 import select
 import socket
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass
 
 import psycopg2
 from psycopg2 import sql
+from psycopg2.pool import PoolError
 
 from odoo import sql_db
-from odoo.exceptions import UserError
+from odoo.exceptions import ConcurrencyError
 from odoo.modules.registry import Registry
 
 from .. import const
-from ..kube import resources
-from ..kube.errors import KubeError, Unauthorized
-from ..kube.reflector import Reflector, Scope
-from ..sealing import SealingError
 from ..transactions import in_transaction
-from . import leases, sink
-from .inbox import Census, Inbox
+from . import confirm, leases, metrics, positions, sink
+from .inbox import Inbox, is_signed
+from .streams import ClusterWatch, Target, small_stacks
 
 _logger = logging.getLogger(__name__)
 
+BATCH = 500  # reports of one transaction
+CONFIRM_AGAIN = (0.0, 5.0, 30.0, 120.0)  # s before each attempt to confirm an end
+CONFIRM_TIMEOUT = 10.0  # s for one object
+NOTE_EVERY = 5.0  # s between two looks at what the streams do
+POSITIONS_EVERY = 30.0  # s; a cluster without news stores its bookmarks
 RECOVERY_DELAY = 2.0  # s before trying again what failed because of the database
+INSTALL_DELAY = 5.0  # s between two looks for an addon that is not there (yet)
+STALLED_AFTER = 60.0  # s without a round of the supervisor, which is then not alive
 STOP_SECONDS = 4.0  # s for threads to end after stop() before they are left alone
 TICK = 1.0  # s, how often the supervisor looks around without being notified
 
+# What another attempt mends: the database is away, or the addon is being updated
+TRANSIENT = (
+    *(psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.ProgrammingError),
+    *(psycopg2.InternalError, PoolError, ConcurrencyError),
+)
+
+
+class NotInstalledError(Exception):
+    """There is no addon in a database."""
+
 
 class DatabaseWorker:
-    """Watches the clusters of one database until `stop` is set."""
+    """Watches the clusters of one database until `stop` is set.
 
-    def __init__(self, dbname, *, stop):
+    :param threading.Event stop: ends it, within 5 s
+    :param only: ids of the clusters that it is restricted to; None: all
+    """
+
+    def __init__(self, dbname, *, stop, only=None):
         self.dbname = dbname
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = stop
+        self._held = leases.Held(self.holder, only=only)
         self._inbox = Inbox()
         self._watches: dict[int, ClusterWatch] = {}
+        self._confirmations = Confirmations()
+        self._database_uuid = ""
+        self._rates = {}  # events at the last snapshot but one, by cluster
+        self._ready = False
+        self._round_at = time.monotonic()
         self._writer = threading.Thread(
-            target=self._write_for_ever, name=f"vworkspace-writer-{dbname}"
+            target=self._write_for_ever, name=f"vw-writer-{dbname}", daemon=True
+        )
+        self._confirmer = threading.Thread(
+            target=self._confirm_for_ever, name=f"vw-confirmer-{dbname}", daemon=True
         )
 
     def run(self):
         """Supervise until stopped, then give the leases back."""
         threading.current_thread().dbname = self.dbname
         _logger.info("watch worker starting as %s", self.holder)
-        self._writer.start()
+        with small_stacks():
+            self._writer.start()
+            self._confirmer.start()
+        told = None
         while not self._stop.is_set():
             try:
                 self._supervise()
+            except NotInstalledError:
+                if self._ready or told is not NotInstalledError:
+                    _logger.info("the addon is not installed here, waiting for it")
+                told = NotInstalledError
+                self._keep_quiet(INSTALL_DELAY)
             except psycopg2.Error as exc:
-                _logger.info("database lost, trying again: %s", str(exc).strip())
-                self._stop.wait(RECOVERY_DELAY)
+                if self._ready or told is not psycopg2.Error:
+                    _logger.info("database lost, trying again: %s", _text(exc))
+                told = psycopg2.Error
+                self._keep_quiet()
             except Exception:
                 _logger.exception("watch worker failed, starting over")
-                self._stop.wait(RECOVERY_DELAY)
+                self._keep_quiet()
         self._shut_down()
+
+    def is_alive(self):
+        """Whether its threads do their rounds."""
+        age = time.monotonic() - self._round_at
+        return age < STALLED_AFTER and self._writer.is_alive()
+
+    def is_ready(self):
+        """Whether it has claimed its share, and hears of changes."""
+        return self._ready
+
+    def snapshot(self):
+        """Return what the streams of each cluster do, as a list of dicts."""
+        rows = []
+        for cluster_id, watch in list(self._watches.items()):
+            row = watch.snapshot()
+            events, now = row.pop("events"), time.monotonic()
+            before, then = self._rates.get(cluster_id, (events, now))
+            if now - then >= 1.0 or cluster_id not in self._rates:
+                self._rates[cluster_id] = (events, now)
+            rate = (events - before) / (now - then) if now > then else 0.0
+            lag = self._inbox.lag(cluster_id)
+            rows.append({**row, "lag": lag, "events_per_second": rate})
+        return rows
 
     # === SUPERVISOR === #
 
     def _supervise(self):
+        _check_installed(self.dbname)
         registry = Registry(self.dbname)
+        self._database_uuid = in_transaction(registry, _read_database_uuid)
         with _listening(self.dbname) as listener:
-            _logger.info("watch worker ready")
-            renew_at = 0.0
+            renew_at = note_at = 0.0
+            changed = set()
             while not self._stop.is_set():
-                if time.monotonic() >= renew_at:
+                self._round_at = now = time.monotonic()
+                if now >= renew_at:
                     registry = registry.check_signaling()
-                    self._reconcile(registry)
+                    self._reconcile(registry, changed)
                     renew_at = time.monotonic() + const.LEASE_RENEW
-                self._note_streams(registry)
-                if _notified(listener, TICK):
-                    renew_at = 0.0
+                    self._say_ready()
+                self._tend(registry)
+                if now >= note_at:
+                    self._note(registry)
+                    note_at = now + NOTE_EVERY
+                if changed := _notified(listener, TICK):
+                    renew_at = note_at = 0.0
 
-    def _reconcile(self, registry):
+    def _say_ready(self):
+        if not self._ready:
+            _logger.info("watch worker ready, %s clusters", len(self._watches))
+        self._ready = True
+
+    def _keep_quiet(self, delay=RECOVERY_DELAY):
+        """Wait `delay` s for the database; without a lease, watch nothing meanwhile."""
+        self._ready = False
+        self._round_at = time.monotonic()
+        if self._held.is_lost:
+            for cluster_id in list(self._watches):
+                self._drop(cluster_id)
+        self._stop.wait(delay)
+
+    def _reconcile(self, registry, changed):
         """Hold what can be held, and run exactly the streams that follow from it."""
-        held = in_transaction(registry, leases.claim, self.holder)
-        wanted = in_transaction(registry, _read_targets, held)
-        # A cluster that another worker held in between is listed anew: what its
-        # streams brought meanwhile was refused.
-        lost = [c for c, watch in self._watches.items() if watch.epoch != held.get(c)]
-        for cluster_id in lost:
-            self._watches.pop(cluster_id).stop()
-            self._inbox.forget(cluster_id)
-        for cluster_id, target in wanted.items():
+        held = self._held.renew(registry)
+        # What the streams of a cluster that another worker held in between brought
+        # was refused: they begin again, from where that worker left off.
+        for cluster_id, watch in list(self._watches.items()):
+            if watch.epoch != held.get(cluster_id):
+                self._drop(cluster_id)
+        news = in_transaction(registry, _read_changes, held, self._seen())
+        for cluster_id, target, stored in news:
             watch = self._watches.get(cluster_id)
             if watch is None:
-                watch = self._watches[cluster_id] = ClusterWatch(
-                    cluster_id, held[cluster_id], self._inbox
+                epoch = held[cluster_id]
+                self._watches[cluster_id] = ClusterWatch(
+                    self.dbname, cluster_id, epoch, self._inbox, target, stored
                 )
-            watch.follow(target)
+            else:
+                watch.follow(target)
+        for cluster_id in changed & self._watches.keys():
+            self._watches[cluster_id].replan()
+        metrics.LEASES.labels(self.dbname).set(len(held))
 
-    def _note_streams(self, registry):
-        for cluster_id, watch in list(self._watches.items()):
-            if watch.refused:
-                in_transaction(registry, leases.note_refusal, cluster_id, watch.version)
-            note = watch.note()
-            if note != watch.noted:
+    def _seen(self):
+        return {c: (w.version, w.target.namespaces) for c, w in self._watches.items()}
+
+    def _drop(self, cluster_id):
+        watch = self._watches.pop(cluster_id)
+        watch.stop()
+        self._inbox.forget(cluster_id)
+        self._confirmations.forget(cluster_id)
+        self._rates.pop(cluster_id, None)
+        metrics.forget(self.dbname, watch.target.label)
+
+    def _tend(self, registry):
+        for watch in list(self._watches.values()):
+            watch.tend()
+            watch.look_again()
+            self._tell_reachability(registry, watch)
+            if watch.refused and not watch.refusal_noted:
+                watch.refusal_noted = True
                 in_transaction(
-                    registry, leases.note_streams, cluster_id, self.holder, *note
+                    registry, leases.note_refusal, watch.cluster_id, watch.version
                 )
-                watch.noted = note
+
+    def _tell_reachability(self, registry, watch):
+        """Tell the records when the cluster stops to answer, and when it does again."""
+        answers, message = watch.reachability()
+        if answers is None or answers == watch.told_reachable:
+            return
+        told = in_transaction(
+            registry, _tell, watch.cluster_id, self.holder, watch.epoch, message
+        )
+        if not told:
+            return  # it is another worker's
+        if watch.told_reachable is not None or not answers:
+            state = "answers again" if answers else f"does not answer: {message}"
+            _logger.info("cluster %s %s", watch, state)
+        watch.told_reachable = answers
+
+    def _note(self, registry):
+        """Keep what changed of what the streams do, in one transaction."""
+        notes, streams = {}, {}
+        for cluster_id, watch in self._watches.items():
+            if (note := watch.note()) != watch.noted:
+                notes[cluster_id] = note
+            rows = watch.note_streams()
+            if watch.is_settled and rows != watch.noted_streams:
+                streams[cluster_id] = rows
+            self._measure(watch)
+        metrics.QUEUE_DEPTH.labels(self.dbname).set(self._inbox.depth)
+        if not notes and not streams:
+            return
+        in_transaction(
+            registry, _store_notes, self._held.epochs, self.holder, notes, streams
+        )
+        for cluster_id, note in notes.items():
+            self._watches[cluster_id].noted = note
+        for cluster_id, rows in streams.items():
+            self._watches[cluster_id].noted_streams = rows
+
+    def _measure(self, watch):
+        labels = (self.dbname, watch.target.label)
+        metrics.LAG_SECONDS.labels(*labels).set(self._inbox.lag(watch.cluster_id))
+        for state, count in watch.states().items():
+            metrics.STREAMS.labels(*labels, state).set(count)
 
     def _shut_down(self):
         _logger.info("watch worker: graceful stop requested")
+        self._ready = False
         deadline = time.monotonic() + STOP_SECONDS
         for watch in self._watches.values():
             watch.stop()
         for watch in self._watches.values():
             watch.join(deadline)
         self._inbox.wake()
+        self._confirmations.wake()
         self._writer.join(max(0.0, deadline - time.monotonic()))
         try:
-            in_transaction(Registry(self.dbname), leases.release, self.holder)
+            if self._held.age < math.inf:  # it is listed there
+                in_transaction(Registry(self.dbname), leases.release, self.holder)
         except psycopg2.Error as exc:
-            _logger.info("leases expire by themselves: %s", str(exc).strip())
+            _logger.info("leases expire by themselves: %s", _text(exc))
         _logger.info("watch worker stopped")
 
     # === WRITER === #
 
     def _write_for_ever(self):
         threading.current_thread().dbname = self.dbname
+        positions_at = time.monotonic() + POSITIONS_EVERY
         while True:
             stopping = self._stop.is_set()
-            waiting = self._inbox.take(0.0 if stopping else TICK)
-            for cluster_id, batch in waiting.items():
+            for cluster_id, batch in self._inbox.take(
+                0.0 if stopping else TICK
+            ).items():
                 self._write(cluster_id, batch)
+            if stopping or time.monotonic() >= positions_at:
+                self._write_positions()
+                positions_at = time.monotonic() + POSITIONS_EVERY
             if stopping:
                 return
 
     def _write(self, cluster_id, batch):
+        """Write what one cluster has waiting, in parts; keep what cannot be written."""
         watch = self._watches.get(cluster_id)
-        if watch is None:
-            return
-        try:
-            unclaimed = in_transaction(
-                Registry(self.dbname),
-                _store_batch,
-                cluster_id,
-                batch,
-                self.holder,
-                watch.epoch,
-            )
-        except psycopg2.Error as exc:
-            _logger.info("database lost, keeping a batch: %s", str(exc).strip())
-            self._inbox.give_back(cluster_id, batch)
-            self._stop.wait(RECOVERY_DELAY)
-        except Exception:
-            # A defect of ours. The lists that the status cron makes will heal what
-            # is missed here, and a batch that always fails must not stop the others.
-            _logger.exception("a batch of cluster %s could not be written", cluster_id)
-        else:
-            kept = [batch.reports[uid] for uid in unclaimed if uid in batch.reports]
-            self._inbox.keep_unclaimed(cluster_id, kept)
+        parts = batch.parts(BATCH) if watch else ()
+        for part in parts:
+            try:
+                with metrics.BATCH_SECONDS.labels(self.dbname).time():
+                    written = self._write_part(watch, part, is_last=part is batch)
+            except TRANSIENT as exc:
+                _logger.info("keeping a batch of cluster %s: %s", watch, _text(exc))
+                if part is not batch:
+                    self._inbox.give_back(cluster_id, part)
+                self._inbox.give_back(cluster_id, batch)
+                self._stop.wait(RECOVERY_DELAY)
+                break
+            except Exception:
+                # A defect of ours. The lists that the status cron makes will heal what
+                # is missed here; a batch that always fails must not stop the others.
+                _logger.exception("a batch of cluster %s could not be written", watch)
+                continue
+            if not written:
+                break  # it is another worker's
+        self._inbox.finish(cluster_id)
 
+    def _write_part(self, watch, part, *, is_last):
+        """Write a part of a batch; return whether the cluster was still ours."""
+        cluster_id = watch.cluster_id
+        expecting = (
+            not is_last
+            or self._confirmations.expects(cluster_id)
+            or self._inbox.expects_claims(cluster_id, ours=self._database_uuid)
+        )
+        written = in_transaction(
+            Registry(self.dbname),
+            _store_part,
+            _Part(cluster_id, self.holder, watch.epoch, watch.target.identity, part),
+            self._database_uuid,
+            expecting,
+        )
+        if written is None:
+            return False
+        unclaimed = [part.entries[u] for u in written.unclaimed if u in part.entries]
+        self._inbox.claimed(cluster_id, part.entries.keys() - written.unclaimed)
+        self._inbox.keep_unclaimed(cluster_id, unclaimed, ours=self._database_uuid)
+        self._confirmations.add(cluster_id, written.missing)
+        if not written.has_positions:
+            self._inbox.keep_positions(cluster_id, part.positions)
+        metrics.WRITTEN.labels(self.dbname).inc(written.count)
+        return True
 
-class ClusterWatch:
-    """The streams of one cluster: one per namespace and kind."""
-
-    def __init__(self, cluster_id, epoch, inbox):
-        self.cluster_id = cluster_id
-        self.epoch = epoch
-        self.noted = None
-        self._inbox = inbox
-        self._target = None
-        self._streams: dict[Scope, Stream] = {}
-        self._ending: list[Stream] = []  # told to stop, perhaps not there yet
-
-    def follow(self, target):
-        """Run the streams of `target`, anew where its connection changed."""
-        if self._target and self._target.version != target.version:
-            self.stop()
-        self._target = target
-        scopes = {
-            Scope(resource, name)
-            for name in target.namespaces
-            for resource in resources.WATCHED
+    def _write_positions(self):
+        """Store how far the streams of clusters without news have come."""
+        taken = {
+            cluster_id: versions
+            for cluster_id, versions in self._inbox.take_positions().items()
+            if cluster_id in self._watches
         }
-        if target.problem:
-            scopes = set()
-        self._end(self._streams.keys() - scopes)
-        for scope in scopes - self._streams.keys():
-            self._streams[scope] = Stream(
-                self.cluster_id, scope, target.connection, self._inbox
-            )
-            self._streams[scope].start()
-
-    @property
-    def version(self):
-        return self._target.version
-
-    @property
-    def refused(self):
-        """Whether the server refused the credential that the streams use."""
-        return any(s.refused for s in list(self._streams.values()))
-
-    def stop(self):
-        self._end(list(self._streams))
-
-    def join(self, deadline):
-        for stream in self._ending:
-            stream.join(max(0.0, deadline - time.monotonic()))
-
-    def _end(self, scopes):
-        self._ending = [s for s in self._ending if s.is_alive()]
-        for scope in scopes:
-            stream = self._streams.pop(scope)
-            stream.stop()
-            self._ending.append(stream)
-
-    def note(self):
-        """Return what the cluster's form shows: state, message, last contact."""
-        streams = list(self._streams.values())
-        problems = [s.problem for s in streams if s.problem]
-        if self._target and self._target.problem:
-            problems.insert(0, self._target.problem)
-        contacts = [s.last_contact for s in streams if s.last_contact]
-        state = "watching" if streams and not problems else "waiting"
-        # Whole seconds, ten apart: a note is written when it changes.
-        contact = max(contacts) if contacts else None
-        if contact:
-            contact = contact.replace(second=contact.second // 10 * 10, microsecond=0)
-        return state, problems[0] if problems else "", contact
-
-
-class Stream(threading.Thread):
-    """One reflector in one thread; a reflector's handler that fills the inbox."""
-
-    def __init__(self, cluster_id, scope, connection, inbox):
-        super().__init__(name=f"vworkspace-watch-{cluster_id}-{scope.namespace}")
-        self.daemon = True  # stop() ends it; a hung TLS handshake must not outlive us
-        self.problem = ""
-        self.refused = False
-        self.last_contact = None
-        self._cluster_id = cluster_id
-        self._inbox = inbox
-        self._end = threading.Event()
-        self._reflector = Reflector(lambda: connection, scope, self, stop=self._end)
-
-    def run(self):
-        self._reflector.run()
-
-    def stop(self):
-        self._end.set()
-        self._reflector.interrupt()
-
-    # === HANDLER === #
-
-    def replaced(self, scope, items, resource_version):
-        kind = scope.resource.kind
-        reports = [sink.Report.from_object(item, kind=kind) for item in items]
-        self._inbox.put_census(
-            self._cluster_id,
-            reports,
-            Census(
-                kind=kind,
-                namespace=scope.namespace,
-                uids=frozenset(r.observed.uid for r in reports),
-                resource_version=resource_version,
-            ),
-        )
-
-    def changed(self, scope, event_type, obj):
-        self._inbox.put(
-            self._cluster_id,
-            sink.Report.from_object(
-                obj, kind=scope.resource.kind, deleted=event_type == "DELETED"
-            ),
-        )
-
-    def state(self, scope, state):
-        self.problem = str(state.error or "")
-        self.refused = isinstance(state.error, Unauthorized)
-        if state.error:
-            _logger.info(
-                "stream of cluster %s, namespace %s: %s",
-                self._cluster_id,
-                scope.namespace,
-                state.error,
-            )
-
-    def heard(self, scope):
-        self.last_contact = datetime.now(UTC).replace(tzinfo=None)
-
-
-class Target:
-    """What is needed to watch one cluster, or why that cannot be."""
-
-    def __init__(self, cluster):
-        self.version = cluster.connection_version
-        self.namespaces = cluster.namespace_ids.mapped("name")
-        self.connection = None
-        self.problem = ""
+        for cluster_id in list(taken):
+            if self._confirmations.expects(cluster_id) or self._inbox.expects_claims(
+                cluster_id, ours=self._database_uuid
+            ):
+                self._inbox.keep_positions(cluster_id, taken.pop(cluster_id))
+        watches = {c: w for c, w in self._watches.copy().items() if c in taken}
+        if not watches:
+            return
+        rows = [
+            (c, w.epoch, w.target.identity, taken[c])
+            for c, w in sorted(watches.items())
+        ]
         try:
-            self.connection = cluster._connection()
-        except (UserError, SealingError, KubeError, ValueError) as exc:
-            self.problem = str(exc)
+            in_transaction(Registry(self.dbname), _store_positions, self.holder, rows)
+        except psycopg2.Error as exc:
+            _logger.info("positions are stored later: %s", _text(exc))
+            for cluster_id, versions in taken.items():
+                self._inbox.keep_positions(cluster_id, versions)
+
+    # === CONFIRMER === #
+
+    def _confirm_for_ever(self):
+        threading.current_thread().dbname = self.dbname
+        while not self._stop.is_set():
+            for cluster_id, missing in self._confirmations.take(TICK).items():
+                try:
+                    self._confirm(cluster_id, missing)
+                except psycopg2.Error as exc:
+                    _logger.info("ends are confirmed again: %s", _text(exc))
+                    self._confirmations.put_back(cluster_id, missing)
+                    self._stop.wait(RECOVERY_DELAY)
+                except Exception:
+                    _logger.exception("ends could not be confirmed")
+                    self._confirmations.put_back(cluster_id, missing)
+
+    def _confirm(self, cluster_id, missing):
+        """Ask for each object that seems to be gone, and end the records of some."""
+        watch = self._watches.get(cluster_id)
+        connection = watch and watch.target.connection
+        if connection is None:
+            return
+        gone = confirm.confirm(connection, missing, timeout=CONFIRM_TIMEOUT)
+        if gone:
+            in_transaction(
+                Registry(self.dbname),
+                *(_store_gone, cluster_id, gone, self.holder, watch.epoch),
+            )
+            metrics.CONFIRMED.labels(self.dbname).inc(len(gone))
+        self._confirmations.settle(cluster_id, missing, gone)
 
 
-def _read_targets(env, held):
-    clusters = env["vworkspace.cluster"].browse(held)
-    return {cluster.id: Target(cluster) for cluster in clusters}
+class Confirmations:
+    """The objects that seem to be gone, until that is confirmed or given up."""
+
+    def __init__(self, clock=time.monotonic):
+        self._clock = clock
+        self._changed = threading.Condition()
+        # By cluster and object: attempts so far, and when the next is due; None: now
+        self._waiting: dict[int, dict[sink.Missing, tuple[int, float | None]]] = {}
+
+    def add(self, cluster_id, missing):
+        if not missing:
+            return
+        with self._changed:
+            waiting = self._waiting.setdefault(cluster_id, {})
+            for one in missing:
+                waiting.setdefault(one, (0, self._clock()))
+            self._changed.notify()
+
+    def take(self, timeout):
+        """Return what is due, by cluster; wait for `timeout` s if there is nothing."""
+        with self._changed:
+            if not self._is_due():
+                self._changed.wait(timeout)
+            return self._is_due()
+
+    def settle(self, cluster_id, asked, gone):
+        """Note what came of an attempt: gone, or tried again a few times."""
+        with self._changed:
+            waiting = self._waiting.get(cluster_id, {})
+            for one in asked:
+                attempts = waiting.get(one, (0, 0.0))[0] + 1
+                if one in gone or attempts >= len(CONFIRM_AGAIN):
+                    waiting.pop(one, None)  # the next list or comparison finds it
+                elif one in waiting:
+                    again = self._clock() + CONFIRM_AGAIN[attempts]
+                    waiting[one] = (attempts, again)
+            if not waiting:
+                self._waiting.pop(cluster_id, None)
+
+    def put_back(self, cluster_id, asked):
+        """Have it asked again later, because it could not be written."""
+        self.settle(cluster_id, asked, ())
+
+    def expects(self, cluster_id):
+        """Whether an end of the cluster is still open: its positions must wait."""
+        with self._changed:
+            return cluster_id in self._waiting
+
+    def forget(self, cluster_id):
+        with self._changed:
+            self._waiting.pop(cluster_id, None)
+
+    def wake(self):
+        with self._changed:
+            self._changed.notify_all()
+
+    def _is_due(self):
+        now = self._clock()
+        due = defaultdict(list)
+        for cluster_id, waiting in self._waiting.items():
+            for one, (_attempts, at) in waiting.items():
+                if at <= now:
+                    due[cluster_id].append(one)
+        return dict(due)
 
 
-def _store_batch(env, cluster_id, batch, holder, epoch):
-    """Write one cluster's batch, unless the cluster is another worker's by now."""
-    if not leases.is_held(env, cluster_id, holder, epoch):
-        return set()
-    unclaimed = sink.ingest(env, cluster_id, list(batch.reports.values()))
-    for census in batch.censuses:
-        sink.vanished(
+# === TRANSACTIONS === #
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a batch, and with what right it is written."""
+
+    cluster_id: int
+    holder: str
+    epoch: int
+    identity: str
+    batch: object
+
+
+@dataclass(frozen=True)
+class _Written:
+    unclaimed: set
+    missing: list
+    count: int
+    has_positions: bool
+
+
+def _store_part(env, part, database_uuid, expecting):
+    """Write a part of a cluster's batch; None when the cluster is another worker's.
+
+    :param expecting: whether positions have to wait for something else
+    """
+    cluster_id, batch = part.cluster_id, part.batch
+    if not leases.is_held(env, cluster_id, part.holder, part.epoch):
+        return None
+    unclaimed, missing, count = set(), [], 0
+    for listing, reports in _by_listing(batch.entries.values()):
+        done = sink.ingest(
             env,
             cluster_id,
-            census.kind,
-            census.namespace,
-            census.uids,
-            census.resource_version,
+            reports,
+            listed_version=listing and listing.version,
+            listed_at=listing and listing.asked_at,
         )
-    return unclaimed
+        unclaimed |= done.unclaimed
+        missing += done.missing
+        count += done.written
+    for census in batch.censuses.values():
+        missing += sink.missing(
+            env,
+            *(cluster_id, census.kind, census.namespace),
+            *(census.uids, census.listing.version),
+            asked_at=census.listing.asked_at,
+        )
+    awaited = any(
+        is_signed(batch.entries[uid].report, database_uuid)
+        for uid in unclaimed & batch.entries.keys()
+    )
+    has_positions = not (expecting or missing or awaited)
+    if has_positions:
+        positions.store(env, cluster_id, part.identity, batch.positions)
+    return _Written(unclaimed, missing, count, has_positions)
+
+
+def _by_listing(entries):
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry.listing].append(entry.report)
+    return groups.items()
+
+
+def _store_positions(env, holder, rows):
+    for cluster_id, epoch, identity, versions in rows:
+        if leases.is_held(env, cluster_id, holder, epoch):
+            positions.store(env, cluster_id, identity, versions)
+
+
+def _store_gone(env, cluster_id, gone, holder, epoch):
+    if leases.is_held(env, cluster_id, holder, epoch):
+        sink.gone(env, cluster_id, gone)
+
+
+def _store_notes(env, epochs, holder, notes, streams):
+    for cluster_id in sorted(notes.keys() | streams.keys()):
+        epoch = epochs.get(cluster_id)
+        if epoch is None or not leases.is_held(env, cluster_id, holder, epoch):
+            continue
+        if cluster_id in notes:
+            leases.note_streams(env, cluster_id, holder, *notes[cluster_id])
+        if cluster_id in streams:
+            positions.note(env, cluster_id, streams[cluster_id])
+
+
+def _tell(env, cluster_id, holder, epoch, message):
+    """Tell the records that their cluster answers, or why it does not."""
+    if not leases.is_held(env, cluster_id, holder, epoch):
+        return False
+    if message:
+        sink.unreachable(env, cluster_id, message)
+    else:
+        sink.reachable(env, cluster_id)
+    return True
+
+
+def _read_changes(env, held, seen):
+    """Return what is to be watched otherwise than it is: id, target, stored rows.
+
+    :param dict seen: connection version and namespaces that are watched, by cluster
+    """
+    env.cr.execute(
+        """SELECT cluster.id, cluster.connection_version,
+                  array_remove(array_agg(namespace.name), NULL)
+             FROM vworkspace_cluster cluster
+        LEFT JOIN vworkspace_cluster_namespace namespace
+               ON namespace.cluster_id = cluster.id
+            WHERE cluster.id = ANY(%s) GROUP BY cluster.id ORDER BY cluster.id""",
+        [list(held)],
+    )
+    changed = [
+        cluster_id
+        for cluster_id, version, names in env.cr.fetchall()
+        if seen.get(cluster_id) != (version, frozenset(names))
+    ]
+    result = []
+    for cluster in env["vworkspace.cluster"].browse(changed):
+        target = Target(cluster)
+        stored = positions.read(env, cluster.id, target.identity)
+        result.append((cluster.id, target, stored))
+    return result
+
+
+def _read_database_uuid(env):
+    return env["ir.config_parameter"].sudo().get_param("database.uuid") or ""
+
+
+# === CONNECTIONS OF ITS OWN === #
+
+
+def _connect(dbname):
+    """Connect past Odoo, which would log what is waited for here."""
+    _name, info = sql_db.connection_info_for(dbname)
+    connection = psycopg2.connect(**{**info, "application_name": "vworkspace_watch"})
+    connection.autocommit = True
+    return connection
+
+
+def _check_installed(dbname):
+    """Look whether the addon is there, before a registry is asked for it.
+
+    :raise NotInstalledError: it is not
+    :raise psycopg2.Error: PostgreSQL is away, or has no such database
+    """
+    with closing(_connect(dbname)) as connection, connection.cursor() as cr:
+        cr.execute("SELECT to_regclass('ir_module_module') IS NOT NULL")
+        (is_odoo,) = cr.fetchone()
+        if is_odoo:
+            cr.execute(
+                """SELECT FROM ir_module_module WHERE name = 'vworkspace_push'
+                      AND state IN ('installed', 'to upgrade')"""
+            )
+        if not is_odoo or not cr.rowcount:
+            raise NotInstalledError
 
 
 class _listening:
     """A connection of its own that hears of changed clusters."""
 
     def __init__(self, dbname):
-        _name, info = sql_db.connection_info_for(dbname)
-        self._info = {**info, "application_name": "vworkspace_watch"}
+        self._dbname = dbname
 
     def __enter__(self):
-        self._connection = psycopg2.connect(**self._info)
-        self._connection.autocommit = True
+        self._connection = _connect(self._dbname)
         with self._connection.cursor() as cr:
             cr.execute(
                 sql.SQL("LISTEN {}").format(sql.Identifier(const.NOTIFY_CHANNEL))
@@ -357,10 +647,14 @@ class _listening:
 
 
 def _notified(connection, timeout):
-    """Wait for a notification; return whether there was one. Raises when cut off."""
+    """Wait for notifications; return the ids of the clusters. Raises when cut off."""
     if not select.select([connection], [], [], timeout)[0]:
-        return False
+        return set()
     connection.poll()
-    heard = bool(connection.notifies)
+    payloads = {notice.payload for notice in connection.notifies}
     connection.notifies.clear()
-    return heard
+    return {int(payload) for payload in payloads if payload.isdecimal()}
+
+
+def _text(exc):
+    return " ".join(str(exc).split())[:500]

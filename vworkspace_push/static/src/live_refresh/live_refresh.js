@@ -12,48 +12,83 @@ const REFRESH_INTERVAL = 1000;
 /** The first refresh waits this long for more messages, in milliseconds. */
 const GATHER = 100;
 
+/** A view whose refresh takes long waits so many times as long for the next. */
+const REST = 4;
+
+/** What a view of a model shows of others: their changes concern it, too. */
+const SHOWS = {
+    "vworkspace.cluster": ["vworkspace.application.instance"],
+    "vworkspace.timeline": ["vworkspace.application.instance", "vworkspace.operation"],
+};
+
 /**
  * Reload a view's records when the server says that some of them changed.
  *
- * @param {(message: {model: string, ids: number[]}) => boolean} concerns whether the
- *  message is about something that this view shows
+ * A page that nobody sees is not refreshed; it catches up when it is seen again.
+ *
+ * @param {(message: {model: string, ids: number[], any?: boolean}) => boolean} concerns
+ *  whether the message is about something that this view shows; `any` is instead of ids
+ *  where there are too many
  * @param {() => boolean} isBusy whether a reload would take something from the user
  * @param {() => Promise<void>} reload
  */
 function useLiveRefresh(concerns, isBusy, reload) {
     const bus = useService("bus_service");
     let timer = null;
-    let refreshedAt = 0;
+    let notBefore = 0;
+    let isMissed = false; // what changed while nobody saw the page
+    let isRefreshing = false;
 
     const schedule = () => {
         if (timer) {
             return;
         }
-        const wait = Math.max(GATHER, refreshedAt + REFRESH_INTERVAL - Date.now());
-        timer = setTimeout(refresh, wait);
+        timer = setTimeout(refresh, Math.max(GATHER, notBefore - Date.now()));
     };
     const refresh = async () => {
         timer = null;
-        refreshedAt = Date.now();
-        if (isBusy()) {
+        notBefore = Date.now() + REFRESH_INTERVAL;
+        if (document.hidden) {
+            isMissed = true;
+            return;
+        }
+        if (isRefreshing || isBusy()) {
             schedule(); // as soon as the user is done
             return;
         }
-        await reload();
+        isRefreshing = true;
+        const started = Date.now();
+        try {
+            await reload();
+        } finally {
+            isRefreshing = false;
+            const took = Date.now() - started;
+            notBefore = Math.max(notBefore, Date.now() + REST * took);
+        }
     };
     const onUpdated = (message) => {
         if (concerns(message)) {
             schedule();
         }
     };
+    const onSeen = () => {
+        if (isMissed && !document.hidden) {
+            isMissed = false;
+            schedule();
+        }
+    };
 
     bus.subscribe("vworkspace_push/updated", onUpdated);
     bus.start();
+    document.addEventListener("visibilitychange", onSeen);
     onWillUnmount(() => {
         bus.unsubscribe("vworkspace_push/updated", onUpdated);
+        document.removeEventListener("visibilitychange", onSeen);
         clearTimeout(timer);
     });
 }
+
+const isShownBy = (resModel, model) => (SHOWS[resModel] ?? []).includes(model);
 
 const LiveForm = (Controller) =>
     class extends Controller {
@@ -63,17 +98,22 @@ const LiveForm = (Controller) =>
             let isTyping = false;
             useBus(this.model.bus, "FIELD_IS_DIRTY", (ev) => (isTyping = ev.detail));
             useLiveRefresh(
-                ({model, ids}) =>
-                    model === this.props.resModel &&
-                    // Before the first load there is no root yet.
-                    ids.includes((this.model.root ?? this.props).resId),
+                ({model, ids, any}) =>
+                    isShownBy(this.props.resModel, model) ||
+                    (model === this.props.resModel &&
+                        // Before the first load there is no root yet.
+                        (any || ids.includes((this.model.root ?? this.props).resId))),
                 // A form that is being edited keeps what was entered.
                 () =>
                     !this.model.isReady ||
                     this.model.root.dirty ||
                     isTyping ||
                     this.ui.isBlocked,
-                () => this.model.root.load()
+                async () => {
+                    if (this.model.root.resId) {
+                        await this.model.root.load();
+                    }
+                }
             );
         }
     };
@@ -84,7 +124,9 @@ const LiveMulti = (Controller) =>
             super.setup();
             useLiveRefresh(
                 // Any record may have entered or left what the filter shows.
-                ({model}) => model === this.props.resModel,
+                ({model}) =>
+                    model === this.props.resModel ||
+                    isShownBy(this.props.resModel, model),
                 () =>
                     !this.model.isReady ||
                     Boolean(this.model.root.editedRecord) ||

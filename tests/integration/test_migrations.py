@@ -1,0 +1,62 @@
+"""What an upgrade does to data that the addon's files alone would not change."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+RULE = "vworkspace_push.vworkspace_condition_rule_company"
+BEFORE = (
+    "['|', ('instance_id.company_id', 'in', company_ids),"
+    " ('operation_id.company_id', 'in', company_ids)]"
+)
+
+
+def test_the_rule_of_conditions_becomes_that_of_a_new_database(database):
+    new = rule(database)
+    set_rule(database, BEFORE)
+
+    migrate(database, "19.0.1.1.0", "post-condition-rule")
+
+    assert rule(database) == new
+
+
+def test_a_rule_that_somebody_changed_stays(database):
+    set_rule(database, "[('id', '=', 0)]")
+
+    migrate(database, "19.0.1.1.0", "post-condition-rule")
+
+    assert rule(database) == "[('id', '=', 0)]"
+
+
+# === HELPERS === #
+
+
+@pytest.fixture(autouse=True)
+def _restored(database):
+    """Let the rule be as it was, however a test ends."""
+    before = rule(database)
+    yield
+    set_rule(database, before)
+
+
+def migrate(database, version, name):
+    """Run one script of the addon's migrations, as Odoo does."""
+    import odoo.addons.vworkspace_push as addon
+
+    folder = Path(addon.__file__).parent / "migrations" / version
+    spec = importlib.util.spec_from_file_location("script", folder / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with database.transaction() as env:
+        script.migrate(env.cr, "19.0.1.0.0")
+
+
+def rule(database):
+    with database.transaction() as env:
+        return env.ref(RULE).domain_force
+
+
+def set_rule(database, domain):
+    with database.transaction() as env:
+        env.ref(RULE).domain_force = domain
