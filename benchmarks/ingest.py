@@ -39,27 +39,23 @@ COPIES = {
 def measure_ingest(stack):
     """Return the figure: median rate over RUNS, beside what it has to be."""
     ours, _rivals, growth = _measured(stack)
-    return {
-        "measure": f"{INSTANCES:,} statuses that wait, until all are committed",
-        "ours": ours,
-        "rival": GOAL,
-        "rival_name": "the goal",
-        "ratio": ours / GOAL,
-        "unit": "events/s",
-        "runs": RUNS,
-        "also": {f"growth of memory by {INSTANCES:,} more events, MiB": growth},
-    }
+    also = {f"growth of memory by {INSTANCES:,} more events, MiB": growth}
+    return {**_figure(ours, GOAL, "the goal"), "also": also}
 
 
 def measure_ingest_kopf(stack):
     """Return the figure: median rate over RUNS, beside kopf's."""
     ours, rivals, _growth = _measured(stack)
+    return _figure(ours, rivals, "kopf and psycopg2")
+
+
+def _figure(ours, rival, rival_name):
     return {
         "measure": f"{INSTANCES:,} statuses that wait, until all are committed",
         "ours": ours,
-        "rival": rivals,
-        "rival_name": "kopf and psycopg2",
-        "ratio": ours / rivals,
+        "rival": rival,
+        "rival_name": rival_name,
+        "ratio": ours / rival,
         "unit": "events/s",
         "runs": RUNS,
     }

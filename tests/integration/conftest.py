@@ -238,3 +238,17 @@ def quiet_log(request):
         line for line in handler.records if not any(text in line for text in expected)
     ]
     assert surprising == []
+
+
+class Clock:
+    """A monotonic clock that stands until a test moves it."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()

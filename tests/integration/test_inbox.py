@@ -183,18 +183,6 @@ def test_a_forgotten_cluster_leaves_nothing(inbox, put):
 # === FIXTURES === #
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def inbox(odoo_in_process, clock):
     from odoo.addons.vworkspace_push.status.inbox import Inbox

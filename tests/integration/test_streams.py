@@ -172,18 +172,6 @@ def test_a_confirmed_end_is_done_with(confirmations, missing):
 # === FIXTURES === #
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def inbox(odoo_in_process):
     from odoo.addons.vworkspace_push.status.inbox import Inbox
