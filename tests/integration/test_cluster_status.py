@@ -97,15 +97,6 @@ def test_what_has_a_wrong_type_reads_as_absent(database, cluster):
     assert stored["managed_namespaces"] == [{"name": "ok", "templates": []}]
 
 
-def test_a_slim_object_still_says_which_cluster_it_is(database):
-    from odoo.addons.vworkspace_push.kube import resources
-
-    slim = resources.slim(cluster_object(version="1", status={}))
-
-    assert resources.observe(slim, kind="Cluster").cluster_id == CLUSTER_ID
-    assert slim["spec"] == {"clusterId": CLUSTER_ID}
-
-
 # === HELPERS === #
 
 

@@ -165,7 +165,7 @@ def note(database, cluster, instance, *, state, message=""):
             ("ApplicationInstance", OTHER, "watching", ""),
         )
     }
-    transactions.in_transaction(database.registry, positions.note, cluster.id, notes)
+    transactions.in_transaction(database.registry, positions.note, {cluster.id: notes})
 
 
 def since(database):

@@ -1044,7 +1044,7 @@ def test_our_annotations_are_not_crowded_out() -> None:
     assert ours.items() <= resources.observe(obj).annotations.items()
 
 
-# === VERSIONS AND SLIMMING === #
+# === VERSIONS === #
 
 
 @given(st.integers(1, 2**70), st.integers(1, 2**70))
@@ -1060,13 +1060,3 @@ def test_anything_is_newer_than_nothing(than: str | None) -> None:
 @given(st.text(max_size=5), st.text(min_size=1, max_size=5))
 def test_odd_versions_have_an_order(a: str, b: str) -> None:
     assert not (resources.newer(a, b) and resources.newer(b, a or "0"))
-
-
-def test_slim_object_keeps_identity_and_status() -> None:
-    obj = _object(spec={"big": 1})
-    obj["metadata"]["managedFields"] = [{}]
-    slim = resources.slim(obj)
-    assert resources.observe(slim) == resources.observe(obj)
-    assert "spec" not in slim
-    assert "managedFields" not in slim["metadata"]
-    assert "managedFields" in obj["metadata"]

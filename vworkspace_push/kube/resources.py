@@ -1019,20 +1019,6 @@ def newer(version: str, than: str | None) -> bool:
     return (len(version), version) > (len(than), than)
 
 
-def slim(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `obj` without spec and managedFields: what a status needs to travel.
-
-    What says which cluster a `Cluster` object speaks of stays.
-    """
-    kept = {key: value for key, value in obj.items() if key != "spec"}
-    if identity := _exact(_mapping(obj.get("spec")).get("clusterId")):
-        kept["spec"] = {"clusterId": identity}
-    metadata = obj.get("metadata")
-    if isinstance(metadata, Mapping):
-        kept["metadata"] = {k: v for k, v in metadata.items() if k != "managedFields"}
-    return kept
-
-
 def _conditions(value: Any) -> tuple[Condition, ...]:
     by_type: dict[str, Condition] = {}
     if isinstance(value, list) and len(value) > MAX_ENTRIES:

@@ -9,6 +9,7 @@ from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .. import sealing
+from ..identity import database_uuid
 from ..kube import access, certificates, tokens
 from ..kube.connection import Connection, Settings
 from ..times import naive
@@ -296,8 +297,7 @@ class VworkspaceClusterCredential(models.Model):
                  FROM pg_control_system()"""
         )
         (instance,) = self.env.cr.fetchone()
-        uuid = self.env["ir.config_parameter"].sudo().get_param("database.uuid")
-        return f"{uuid}@{instance}"
+        return f"{database_uuid(self.env)}@{instance}"
 
     def _holding(self):
         """Return the credentials that hold a secret, whatever their company."""

@@ -7,6 +7,7 @@ from odoo.exceptions import AccessError, UserError, ValidationError
 
 from .. import const
 from ..delivery import deliver, waiting
+from ..identity import database_uuid
 from ..kube import diff, ownership, resources
 from ..transactions import lock_rows
 
@@ -500,10 +501,9 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     def _signed(self, manifest):
         """Return `manifest` with the annotations that say whose object it is."""
-        parameters = self.env["ir.config_parameter"].sudo()
         return resources.signed(
             manifest,
-            database=parameters.get_param("database.uuid") or "",
+            database=database_uuid(self.env),
             record=f"{self._name}/{self._origin.id}",
         )
 

@@ -27,6 +27,7 @@ from odoo import fields
 from odoo.tools import SQL
 
 from .. import const
+from ..rows import as_json
 from ..transactions import in_transaction
 
 MOVED_AT_ONCE = 10  # clusters that change hands per claim, for an even share
@@ -338,47 +339,71 @@ def release(env, holder):
 
 
 def is_held(env, cluster_id, holder, epoch):
-    """Whether `holder` still holds the cluster; if so, until this transaction's end.
+    """Whether `holder` still holds the cluster; if so, until this transaction's end."""
+    return bool(still_held(env, holder, {cluster_id: epoch}))
 
-    A holder that is frozen in the midst of the transaction does not keep the lease
+
+def still_held(env, holder, epochs):
+    """Return which clusters `holder` still holds, until this transaction's end.
+
+    A holder that is frozen in the midst of the transaction does not keep the leases
     locked: PostgreSQL ends its session.
+
+    :param dict epochs: those under which it had them, by id of the cluster
+    :rtype: set[int]
     """
     env.cr.execute(
         SQL(
-            """SELECT set_config('idle_in_transaction_session_timeout', %s, true)
-                 FROM vworkspace_watch_lease
-                WHERE cluster_id = %s AND holder = %s AND epoch = %s FOR SHARE""",
+            """SELECT lease.cluster_id,
+                      set_config('idle_in_transaction_session_timeout', %s, true)
+                 FROM vworkspace_watch_lease lease
+                 JOIN unnest(%s::int[], %s::int[]) AS known (cluster_id, epoch)
+                USING (cluster_id, epoch)
+                WHERE lease.holder = %s
+             ORDER BY lease.id
+                  FOR SHARE OF lease""",
             FROZEN_AFTER,
-            cluster_id,
+            list(epochs),
+            list(epochs.values()),
             holder,
-            epoch,
         )
     )
-    return bool(env.cr.fetchone())
+    return {cluster_id for cluster_id, _timeout in env.cr.fetchall()}
 
 
-def note_streams(env, cluster_id, holder, state, message, last_contact):
-    """Keep on the lease what the holder's streams are doing.
+def note_streams(env, holder, notes):
+    """Keep on the leases what the holder's streams are doing.
 
-    :param str state: ``watching`` or ``waiting``
-    :param str message: what it waits for; empty when all is well
-    :param last_contact: when the cluster was last heard of (naive UTC, by this host's
-        clock), or None
+    :param dict notes: by id of the cluster: the state (``watching`` or ``waiting``),
+        what it waits for (empty when all is well), and when the cluster was last heard
+        of (naive UTC, by this host's clock) or None
     """
-    age = fields.Datetime.now() - last_contact if last_contact else None
+    if not notes:
+        return
+    now = fields.Datetime.now()
+    rows = [
+        {
+            "cluster_id": cluster_id,
+            "state": state,
+            "message": message[:1000] or None,
+            "age": (now - contact).total_seconds() if contact else None,
+        }
+        for cluster_id, (state, message, contact) in notes.items()
+    ]
     env.cr.execute(
         SQL(
-            """UPDATE vworkspace_watch_lease
-                  SET state = %(state)s, message = %(message)s,
-                      last_contact = LEAST(GREATEST(last_contact,
-                                                    %(now)s - %(age)s::interval),
-                                           %(now)s)
-                WHERE cluster_id = %(cluster)s AND holder = %(holder)s""",
-            state=state,
-            message=message[:1000] or None,
+            """UPDATE vworkspace_watch_lease lease
+                  SET state = new.state, message = new.message,
+                      last_contact = LEAST(
+                          GREATEST(last_contact,
+                                   %(now)s - make_interval(secs => new.age)),
+                          %(now)s)
+                 FROM json_to_recordset(%(rows)s) AS new (
+                      cluster_id int, state varchar, message varchar, age float)
+                WHERE lease.cluster_id = new.cluster_id
+                  AND lease.holder = %(holder)s""",
             now=NOW,
-            age=age,
-            cluster=cluster_id,
+            rows=as_json(rows),
             holder=holder,
         )
     )

@@ -6,7 +6,7 @@ A position is only valid on the server that it is from: `identity` names that se
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg2.extras import execute_values
+from ..rows import as_json
 
 Key = tuple[str, str | None]  # kind, namespace; None: the whole cluster
 
@@ -45,61 +45,103 @@ def read(env, cluster_id: int, identity: str) -> dict[Key, Row]:
     }
 
 
-def store(env, cluster_id: int, identity: str, versions: dict[Key, str]) -> None:
-    """Keep how far each stream has been written, in the transaction that wrote it."""
-    if not versions:
+def store(env, versions: dict[int, tuple[str, dict[Key, str]]]) -> None:
+    """Keep how far each stream has been written, in the transaction that wrote it.
+
+    :param versions: by cluster, the identity of its server, and the versions
+    """
+    rows = [
+        {
+            "cluster_id": cluster_id,
+            "kind": kind,
+            "namespace": namespace,
+            "version": version,
+            "identity": identity,
+        }
+        for cluster_id, (identity, by_key) in sorted(versions.items())
+        for (kind, namespace), version in sorted(by_key.items(), key=str)
+    ]
+    if not rows:
         return
-    execute_values(
-        env.cr._obj,
+    env.cr.execute(
         """INSERT INTO vworkspace_watch_stream
                        (cluster_id, kind, namespace, resource_version, server_identity)
-                VALUES %s
-           ON CONFLICT (cluster_id, kind, COALESCE(namespace, ''))
-             DO UPDATE SET resource_version = EXCLUDED.resource_version,
-                           server_identity = EXCLUDED.server_identity""",
-        [
-            (cluster_id, kind, namespace, version, identity)
-            for (kind, namespace), version in sorted(versions.items(), key=str)
-        ],
+           SELECT cluster_id, kind, namespace, version, identity
+             FROM json_to_recordset(%s) AS new (
+                  cluster_id int, kind varchar, namespace varchar, version varchar,
+                  identity varchar)
+       ON CONFLICT (cluster_id, kind, COALESCE(namespace, ''))
+         DO UPDATE SET resource_version = EXCLUDED.resource_version,
+                       server_identity = EXCLUDED.server_identity""",
+        [as_json(rows)],
+        log_exceptions=False,
     )
 
 
-def note(env, cluster_id: int, notes: dict[Key, Note]) -> None:
-    """Keep what each stream does, and forget the streams that are no more."""
-    env.cr.execute(
-        """DELETE FROM vworkspace_watch_stream
-            WHERE cluster_id = %s
-              AND NOT (kind || '/' || COALESCE(namespace, '')) = ANY(%s)""",
-        [cluster_id, [f"{kind}/{namespace or ''}" for kind, namespace in notes]],
-    )
+def note(env, notes: dict[int, dict[Key, Note]]) -> None:
+    """Keep what each stream does, and forget the streams that are no more.
+
+    :param notes: by cluster, of all its streams
+    """
     if not notes:
         return
-    execute_values(
-        env.cr._obj,
+    rows = as_json(
+        [
+            _row(cluster_id, key, each)
+            for cluster_id, by_key in sorted(notes.items())
+            for key, each in sorted(by_key.items(), key=str)
+        ]
+    )
+    env.cr.execute(
+        """DELETE FROM vworkspace_watch_stream stream
+            WHERE cluster_id = ANY(%s)
+              AND NOT EXISTS (
+                  SELECT FROM json_to_recordset(%s) AS new (
+                         cluster_id int, kind varchar, namespace varchar)
+                   WHERE new.cluster_id = stream.cluster_id AND new.kind = stream.kind
+                     AND new.namespace IS NOT DISTINCT FROM stream.namespace)""",
+        [list(notes), rows],
+        log_exceptions=False,
+    )
+    env.cr.execute(
         """INSERT INTO vworkspace_watch_stream
                        (cluster_id, kind, namespace, mode, state, message,
                         last_event_at, events, relists)
-                VALUES %s
-           ON CONFLICT (cluster_id, kind, COALESCE(namespace, ''))
-             DO UPDATE SET mode = EXCLUDED.mode, state = EXCLUDED.state,
-                           message = EXCLUDED.message,
-                           waiting_since = CASE EXCLUDED.state
-                               WHEN 'waiting' THEN COALESCE(
-                                   vworkspace_watch_stream.waiting_since,
-                                   now() AT TIME ZONE 'UTC')
-                               WHEN 'listing' THEN
-                                   vworkspace_watch_stream.waiting_since
-                           END,
-                           last_event_at = GREATEST(
-                               vworkspace_watch_stream.last_event_at,
-                               EXCLUDED.last_event_at),
-                           events = EXCLUDED.events, relists = EXCLUDED.relists""",
-        [
-            (
-                *(cluster_id, kind, namespace, row.mode, row.state),
-                *(row.message[:1000] or None, row.last_event_at),
-                *(row.events, row.relists),
-            )
-            for (kind, namespace), row in sorted(notes.items(), key=str)
-        ],
+           SELECT cluster_id, kind, namespace, mode, state, message,
+                  last_event_at, events, relists
+             FROM json_to_recordset(%s) AS new (
+                  cluster_id int, kind varchar, namespace varchar, mode varchar,
+                  state varchar, message varchar, last_event_at timestamp,
+                  events int, relists int)
+       ON CONFLICT (cluster_id, kind, COALESCE(namespace, ''))
+         DO UPDATE SET mode = EXCLUDED.mode, state = EXCLUDED.state,
+                       message = EXCLUDED.message,
+                       waiting_since = CASE EXCLUDED.state
+                           WHEN 'waiting' THEN COALESCE(
+                               vworkspace_watch_stream.waiting_since,
+                               now() AT TIME ZONE 'UTC')
+                           WHEN 'listing' THEN
+                               vworkspace_watch_stream.waiting_since
+                       END,
+                       last_event_at = GREATEST(
+                           vworkspace_watch_stream.last_event_at,
+                           EXCLUDED.last_event_at),
+                       events = EXCLUDED.events, relists = EXCLUDED.relists""",
+        [rows],
+        log_exceptions=False,
     )
+
+
+def _row(cluster_id, key, note):
+    kind, namespace = key
+    return {
+        "cluster_id": cluster_id,
+        "kind": kind,
+        "namespace": namespace,
+        "mode": note.mode,
+        "state": note.state,
+        "message": note.message[:1000] or None,
+        "last_event_at": note.last_event_at,
+        "events": note.events,
+        "relists": note.relists,
+    }

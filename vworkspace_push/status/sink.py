@@ -21,6 +21,7 @@ from odoo.exceptions import ConcurrencyError
 from odoo.tools import SQL
 
 from .. import times
+from ..identity import database_uuid
 from ..kube import ownership, resources
 from ..rows import as_json
 from ..transactions import lock_rows
@@ -416,7 +417,7 @@ def _store_foreign_database(model, row, report):
     """Note when another Odoo database wrote the object: both use one field manager."""
     if not row["is_after_apply"]:
         return
-    ours = model.env["ir.config_parameter"].sudo().get_param("database.uuid")
+    ours = database_uuid(model.env)
     named = report.observed.annotations.get(resources.DATABASE_ANNOTATION)
     other = named if named not in (None, ours, row["claimed_database"]) else None
     if other == row["foreign_database"]:

@@ -33,6 +33,7 @@ from odoo.exceptions import ConcurrencyError
 from odoo.modules.registry import Registry
 
 from .. import const
+from ..identity import database_uuid
 from ..transactions import in_transaction
 from . import confirm, leases, metrics, positions, sink
 from .inbox import Inbox, is_signed
@@ -142,7 +143,7 @@ class DatabaseWorker:
     def _supervise(self):
         _check_installed(self.dbname)
         registry = Registry(self.dbname)
-        self._database_uuid = in_transaction(registry, _read_database_uuid)
+        self._database_uuid = in_transaction(registry, database_uuid)
         with _listening(self.dbname) as listener:
             renew_at = note_at = 0.0
             changed = set()
@@ -360,12 +361,13 @@ class DatabaseWorker:
         watches = {c: w for c, w in self._watches.copy().items() if c in taken}
         if not watches:
             return
-        rows = [
-            (c, w.epoch, w.target.identity, taken[c])
-            for c, w in sorted(watches.items())
-        ]
+        epochs = {c: w.epoch for c, w in watches.items()}
+        versions = {c: (w.target.identity, taken[c]) for c, w in watches.items()}
         try:
-            in_transaction(Registry(self.dbname), _store_positions, self.holder, rows)
+            in_transaction(
+                *(Registry(self.dbname), _store_positions),
+                *(self.holder, epochs, versions),
+            )
         except psycopg2.Error as exc:
             _logger.info("positions are stored later: %s", _text(exc))
             for cluster_id, versions in taken.items():
@@ -491,9 +493,10 @@ class _Written:
     has_positions: bool
 
 
-def _store_part(env, part, database_uuid, expecting):
+def _store_part(env, part, ours, expecting):
     """Write a part of a cluster's batch; None when the cluster is another worker's.
 
+    :param ours: identity of this database: what it signed gets a record
     :param expecting: whether positions have to wait for something else
     """
     cluster_id, batch = part.cluster_id, part.batch
@@ -519,12 +522,12 @@ def _store_part(env, part, database_uuid, expecting):
             asked_at=census.listing.asked_at,
         )
     awaited = any(
-        is_signed(batch.entries[uid].report, database_uuid)
+        is_signed(batch.entries[uid].report, ours)
         for uid in unclaimed & batch.entries.keys()
     )
     has_positions = not (expecting or missing or awaited)
     if has_positions:
-        positions.store(env, cluster_id, part.identity, batch.positions)
+        positions.store(env, {cluster_id: (part.identity, batch.positions)})
     return _Written(unclaimed, missing, count, has_positions)
 
 
@@ -535,10 +538,9 @@ def _by_listing(entries):
     return groups.items()
 
 
-def _store_positions(env, holder, rows):
-    for cluster_id, epoch, identity, versions in rows:
-        if leases.is_held(env, cluster_id, holder, epoch):
-            positions.store(env, cluster_id, identity, versions)
+def _store_positions(env, holder, epochs, versions):
+    held = leases.still_held(env, holder, epochs)
+    positions.store(env, {c: each for c, each in versions.items() if c in held})
 
 
 def _store_gone(env, cluster_id, gone, holder, epoch):
@@ -547,14 +549,10 @@ def _store_gone(env, cluster_id, gone, holder, epoch):
 
 
 def _store_notes(env, epochs, holder, notes, streams):
-    for cluster_id in sorted(notes.keys() | streams.keys()):
-        epoch = epochs.get(cluster_id)
-        if epoch is None or not leases.is_held(env, cluster_id, holder, epoch):
-            continue
-        if cluster_id in notes:
-            leases.note_streams(env, cluster_id, holder, *notes[cluster_id])
-        if cluster_id in streams:
-            positions.note(env, cluster_id, streams[cluster_id])
+    epochs = {c: epochs[c] for c in notes.keys() | streams.keys() if c in epochs}
+    held = leases.still_held(env, holder, epochs)
+    leases.note_streams(env, holder, {c: notes[c] for c in notes.keys() & held})
+    positions.note(env, {c: streams[c] for c in streams.keys() & held})
 
 
 def _tell(env, cluster_id, holder, epoch, message):
@@ -593,10 +591,6 @@ def _read_changes(env, held, seen):
         stored = positions.read(env, cluster.id, target.identity)
         result.append((cluster.id, target, stored))
     return result
-
-
-def _read_database_uuid(env):
-    return env["ir.config_parameter"].sudo().get_param("database.uuid") or ""
 
 
 # === CONNECTIONS OF ITS OWN === #

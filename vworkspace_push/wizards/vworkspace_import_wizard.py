@@ -7,6 +7,7 @@ from odoo import Command, api, fields, models
 from odoo.exceptions import UserError
 
 from .. import const
+from ..identity import database_uuid
 from ..kube import apply, diff, ownership, resources
 from ..kube.errors import KubeError, describe
 from ..models.vworkspace_managed_resource import IDENTITY_FIELDS
@@ -223,7 +224,7 @@ class VworkspaceImportWizard(models.TransientModel):
             [resources.metadata_text(obj, "uid") for _namespace, obj in found]
         )
         places = self._known_places()
-        database = self.env["ir.config_parameter"].sudo().get_param("database.uuid")
+        database = database_uuid(self.env)
         rows = []
         for namespace, obj in found:
             seen = resources.observe(obj)
