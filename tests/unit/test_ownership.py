@@ -502,6 +502,79 @@ def test_value_without_a_place_is_refused(field: str) -> None:
         ownership.with_value(MANIFEST, field, 1)
 
 
+# === EMPTIED MAPS === #
+
+
+def _owned_by(**trees: Any) -> dict[str, Any]:
+    """Return an object whose `spec` has a map `a` with one entry, owned as given."""
+    return {
+        "metadata": {
+            "uid": "u-1",
+            "resourceVersion": "7",
+            "managedFields": [
+                {"manager": name.replace("_", "-"), "operation": "Apply", "fieldsV1": t}
+                for name, t in trees.items()
+            ],
+        },
+        "spec": {"a": {"b": 1}, "x/y~z": {"b": 1}},
+    }
+
+
+OWNED = {"f:spec": {"f:a": {".": {}, "f:b": {}}, "f:x/y~z": {"f:b": {}}}}
+
+
+def test_map_in_which_we_own_everything_is_emptied() -> None:
+    live = _owned_by(vworkspace_odoo=OWNED)
+    manifest = {"spec": {"a": {}, "x/y~z": {}, "new": {}}}
+    routes = ownership.emptied(manifest, live)
+    assert set(routes) == {("spec", "a"), ("spec", "x/y~z")}
+    assert ownership.emptying(live, routes) == (
+        {"op": "test", "path": "/metadata/uid", "value": "u-1"},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": "7"},
+        {"op": "replace", "path": "/spec/a", "value": {}},
+        {"op": "replace", "path": "/spec/x~1y~0z", "value": {}},
+    )
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        _owned_by(vworkspace_odoo=OWNED, other={"f:spec": {"f:a": {"f:b": {}}}}),
+        _owned_by(other=OWNED),
+        _owned_by(vworkspace_odoo={"f:spec": {"f:a": {".": {}}}}),
+        {"metadata": {}, "spec": {"a": {}}},
+        {"metadata": {}, "spec": {"a": "text"}},
+        {},
+    ],
+)
+def test_map_in_which_somebody_else_owns_something_is_not_emptied(live: Any) -> None:
+    assert ownership.emptied({"spec": {"a": {}}}, live) == ()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "applied", "expected"),
+    [
+        ({"spec": {"a": {}}}, json.dumps(OWNED), True),
+        ({"spec": {"a": {"b": 2}}}, json.dumps(OWNED), False),
+        ({"spec": {"new": {}}}, json.dumps(OWNED), False),
+        ({"spec": {"new": {}}}, None, True),
+        ({"spec": {"new": {}}}, "no JSON", True),
+        ({"spec": {"list": [{}]}}, None, False),
+    ],
+)
+def test_what_we_owned_tells_whether_a_map_may_be_emptied(
+    manifest: dict[str, Any], applied: str | None, expected: bool
+) -> None:
+    assert ownership.may_empty(manifest, applied) is expected
+
+
+def test_transplant_copies_what_is_at_the_routes_alone() -> None:
+    source, target = {"a": {"b": {"c": 1}}, "d": 1}, {"a": {"b": {}, "e": 2}}
+    result = ownership.transplant(source, target, [("a", "b")])
+    assert result == {"a": {"b": {"c": 1}, "e": 2}}
+    assert target == {"a": {"b": {}, "e": 2}}
+
+
 # === ADOPTION === #
 
 WANTED = {

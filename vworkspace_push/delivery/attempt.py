@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .. import const
-from ..kube import apply, diff, resources
+from ..kube import apply, diff, ownership, resources
 from ..kube.errors import AlreadyExists, KubeError
 from ..kube.resources import Resource
 from . import outcome
@@ -26,6 +26,7 @@ class Intent:
     manifest: dict
     uid: str | None
     attempts: int
+    applied_fields: str | None = None  # what we owned after the last apply
     takeover: frozenset[str] = frozenset()
     given_up: frozenset[str] = frozenset()
     connection: object = field(repr=False)  # a kube Connection, or why there is none
@@ -78,6 +79,14 @@ def _apply(intent):
 
 
 def _apply_to(intent, uid):
+    if uid and ownership.may_empty(intent.signed, intent.applied_fields):
+        return apply.apply_emptying(
+            intent.connection,
+            intent.resource,
+            intent.signed,
+            uid=uid,
+            timeout=const.DELIVERY_TIMEOUT,
+        )
     return apply.apply(
         intent.connection,
         intent.resource,

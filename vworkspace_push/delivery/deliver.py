@@ -25,6 +25,7 @@ from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .. import const
+from ..identity import database_uuid
 from ..kube.errors import KubeError, Throttled, Unreachable
 from ..sealing import SealingError
 from ..transactions import in_transaction
@@ -320,12 +321,13 @@ def _read_batch(env, model, cluster_id, ids):
     """Return the intents of `ids` as they are now, after their locks were taken."""
     cluster = env["vworkspace.cluster"].browse(cluster_id)
     connection = _connection_or_error(cluster)
-    database = env["ir.config_parameter"].sudo().get_param("database.uuid") or ""
+    database = database_uuid(env)
     env.cr.execute(
         SQL(
             """SELECT record.id, record.intent_revision, record.revision_id,
                       revision.kind, revision.manifest, revision.takeover_fields,
-                      revision.given_up_fields, record.uid, record.delivery_attempts
+                      revision.given_up_fields, record.uid, record.delivery_attempts,
+                      record.applied_fields
                  FROM vworkspace_revision revision, %s
                   AND revision.id = record.revision_id AND record.id = ANY(%s)
              ORDER BY record.next_attempt_at, record.id""",
@@ -352,6 +354,7 @@ def _read_batch(env, model, cluster_id, ids):
                 manifest=json.loads(row["manifest"]),
                 uid=row["uid"] or None,
                 attempts=row["delivery_attempts"] or 0,
+                applied_fields=row["applied_fields"],
                 takeover=frozenset(row["takeover_fields"] or ()),
                 given_up=frozenset(row["given_up_fields"] or ()),
                 connection=connection,

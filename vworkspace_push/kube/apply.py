@@ -8,7 +8,7 @@ never created or changed by accident.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +33,11 @@ from .ownership import (
     FieldConflict,
     adoption,
     complete_conflicts,
+    emptied,
+    emptying,
     other_owners,
     owners,
+    transplant,
 )
 from .resources import (
     FIELD_MANAGER,
@@ -200,6 +203,55 @@ def _live(
         return {}
 
 
+def apply_emptying(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str,
+    timeout: float | None = None,
+) -> Applied:
+    """Apply `manifest`, which may empty maps in which we own all there is.
+
+    What an apply removes last from a map takes the map with it: null is stored, or the
+    apply is refused. So the maps are emptied first, if the rest would go through.
+
+    :param timeout: s for each request
+    :raise StaleVersion: the object changed between the requests, TRIES times
+    :raise IdentityMismatch: no object with that uid
+    :raise KubeError: as `apply`
+    """
+    live, _version = _known(connection, resource, manifest, uid=uid, timeout=timeout)
+    verb = partial(apply, connection, resource, uid=uid, timeout=timeout)
+    if routes := emptied(manifest, live):
+        verb(transplant(live, manifest, routes), dry_run=True)
+        _empty(connection, resource, manifest, uid=uid, timeout=timeout)
+    return verb(manifest)
+
+
+def _empty(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    *,
+    uid: str,
+    timeout: float | None,
+) -> str:
+    """Empty the maps of the live object that `manifest` has empty and we own alone.
+
+    :return: the object's resourceVersion afterwards
+    """
+
+    def patch(live: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
+        routes = emptied(manifest, live)
+        return emptying(live, routes) if routes else None
+
+    obj, _audit_id = _patch_known(
+        connection, resource, manifest, patch, uid=uid, timeout=timeout
+    )
+    return metadata_text(obj, "resourceVersion")
+
+
 # === GET, DELETE, LIST === #
 
 
@@ -347,15 +399,15 @@ def take_over(
     for _ in range(TRIES):
         live, version = _known(connection, resource, manifest, uid=uid, timeout=timeout)
         _check_given_up(live, given_up)
-        attempt = partial(
-            apply,
-            connection,
-            resource,
-            manifest,
-            uid=uid,
-            resource_version=version,
-            timeout=timeout,
-        )
+        verb = partial(apply, connection, resource, uid=uid, timeout=timeout)
+        if routes := emptied(manifest, live):
+            try:
+                verb(transplant(live, manifest, routes), dry_run=True)
+            except Conflict as exc:
+                if not _all_decided(exc.conflicts, fields):
+                    raise
+            version = _empty(connection, resource, manifest, uid=uid, timeout=timeout)
+        attempt = partial(verb, manifest, resource_version=version)
         with suppress(StaleVersion):
             try:
                 return attempt()  # stores nothing where there is a conflict
@@ -437,11 +489,13 @@ def preview(
     refusal = None
     if live is not None and not uid:
         refusal = _already_exists(resource, name, live)
+    # See `apply_emptying`: a dry run cannot empty them first.
+    routes = emptied(manifest, live) if live else ()
     attempt = partial(
         apply,
         connection,
         resource,
-        manifest,
+        transplant(live, manifest, routes) if live and routes else manifest,
         uid=found or None,
         dry_run=True,
         timeout=timeout,
@@ -457,7 +511,7 @@ def preview(
         return Preview(live=live, conflicts=conflicts, refusal=refusal or exc)
     return Preview(
         live=live,
-        result=applied.object,
+        result=transplant(manifest, applied.object, routes),
         created=applied.created,
         warnings=applied.warnings,
         conflicts=conflicts,
@@ -488,6 +542,37 @@ def adopt(
     :raise StaleVersion: the object changed between the two requests, TRIES times
     :raise IdentityMismatch: no object with that uid
     """
+    moved: tuple[tuple[str, str], ...] = ()
+
+    def patch(live: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
+        nonlocal moved
+        wanted = adoption(live, manifest)
+        moved = wanted.moved if wanted else ()
+        return wanted.patch if wanted else None
+
+    adopted, audit = _patch_known(
+        connection, resource, manifest, patch, uid=uid, timeout=timeout
+    )
+    return Adopted(object=adopted, moved=moved, audit_id=audit)
+
+
+def _patch_known(
+    connection: Connection,
+    resource: Resource,
+    manifest: Mapping[str, Any],
+    patch: Callable[[dict[str, Any]], tuple[dict[str, Any], ...] | None],
+    *,
+    uid: str,
+    timeout: float | None,
+) -> tuple[dict[str, Any], str]:
+    """Change the object of `manifest` by a JSON patch that owns nothing afterwards.
+
+    :param patch: returns what to change in the live object, guarded by its version;
+        None: nothing
+    :return: the object afterwards, and the audit id of the request ("" without one)
+    :raise StaleVersion: the object changed between the two requests, TRIES times
+    :raise IdentityMismatch: no object with that uid
+    """
     metadata = manifest["metadata"]
     path = resource.path(metadata["name"], metadata.get("namespace"))
     seen, refused = "", None
@@ -495,15 +580,15 @@ def adopt(
         live, version = _known(connection, resource, manifest, uid=uid, timeout=timeout)
         if refused and version == seen:
             raise refused
-        wanted = adoption(live, manifest)
-        if wanted is None:
-            return Adopted(object=live, moved=(), audit_id="")
+        changes = patch(live)
+        if changes is None:
+            return live, ""
         try:
             response = connection.request(
                 "PATCH",
                 path,
                 query={"fieldManager": ADOPTION_MANAGER},
-                body=list(wanted.patch),
+                body=list(changes),
                 content_type=JSON_PATCH,
                 timeout=timeout,
             )
@@ -514,9 +599,7 @@ def adopt(
                 raise
             seen, refused = version, exc
             continue
-        return Adopted(
-            object=_object(response), moved=wanted.moved, audit_id=response.audit_id
-        )
+        return _object(response), response.audit_id
     raise _kept_changing()
 
 

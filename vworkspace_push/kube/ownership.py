@@ -521,6 +521,105 @@ def _new_route(obj: Any, field: str) -> Route | None:
     return None
 
 
+# === EMPTIED MAPS === #
+
+
+def may_empty(manifest: Mapping[str, Any], applied: str | None) -> bool:
+    """Tell whether `manifest` may empty a map in which we own something.
+
+    A server that removes the last entry of a map stores null instead of an empty map,
+    or refuses it (structured-merge-diff, `removingWalker.doMap`): see `emptied`.
+
+    :param applied: text of `owned_fields` after our last apply; None or "": unknown,
+        so any empty map counts
+    """
+    routes = list(_empty_maps(manifest))
+    if not routes or not applied:
+        return bool(routes)
+    try:
+        tree = json.loads(applied)
+    except (ValueError, RecursionError):
+        return True
+    return any(_names_owned(tree, route) for route in routes)
+
+
+def emptied(
+    manifest: Mapping[str, Any], live: Mapping[str, Any]
+) -> tuple[tuple[str, ...], ...]:
+    """Return the maps that are empty in `manifest`, and would be emptied by it.
+
+    Those in which we own whatever there is, and nobody else owns anything.
+
+    :return: the keys that lead to each
+    """
+    trees = _entries(live)
+    ours = [tree for holder, tree in trees if holder and holder.is_us]
+    others = [tree for holder, tree in trees if not (holder and holder.is_us)]
+    return tuple(
+        route
+        for route in _empty_maps(manifest)
+        if (names := _names_at(live, route))
+        and names <= {name for tree in ours for name in _names_owned(tree, route)}
+        and not any(_names_owned(tree, route) for tree in others)
+    )
+
+
+def emptying(
+    live: Mapping[str, Any], routes: Iterable[tuple[str, ...]]
+) -> tuple[dict[str, Any], ...]:
+    """Return the JSON patch (RFC 6902) that empties maps of this version of `live`."""
+    metadata = live["metadata"]
+    return (
+        _test(metadata, "uid"),
+        _test(metadata, "resourceVersion"),
+        *({"op": "replace", "path": _pointer(route), "value": {}} for route in routes),
+    )
+
+
+def transplant(
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    routes: Iterable[tuple[str, ...]],
+) -> dict[str, Any]:
+    """Return a copy of `target` with the values that `source` has at `routes`."""
+    result = copy.deepcopy(dict(target))
+    for route in routes:
+        place = result
+        for name in route[:-1]:
+            place = place.setdefault(name, {})
+        place[route[-1]] = copy.deepcopy(_value_on(source, route))
+    return result
+
+
+def _empty_maps(value: Any, done: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield where maps are empty; the items of lists are replaced with their list."""
+    for name, part in value.items():
+        if isinstance(part, Mapping):
+            if part:
+                yield from _empty_maps(part, (*done, name))
+            else:
+                yield (*done, name)
+
+
+def _names_at(value: Any, route: tuple[str, ...]) -> set[str]:
+    """Return the names in the map at `route`; none where there is no map."""
+    for name in route:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return set(value) if isinstance(value, Mapping) else set()
+
+
+def _names_owned(tree: Any, route: tuple[str, ...]) -> set[str]:
+    """Return the names in the map at `route` that a fieldsV1 tree owns (in) there."""
+    keys = _names_at(tree, tuple(f"f:{name}" for name in route))
+    return {key[2:] for key in keys if key.startswith("f:")}
+
+
+def _pointer(route: tuple[str, ...]) -> str:
+    """Return a JSON pointer (RFC 6901)."""
+    escaped = (name.replace("~", "~0").replace("/", "~1") for name in route)
+    return "".join(f"/{name}" for name in escaped)
+
+
 # === ADOPTION === #
 
 
