@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import closing
 
 import pytest
 
@@ -127,8 +128,14 @@ def make_server(database, odoo_install, postgres, work):
         return server
 
     yield make
+    # A cron in the midst of its work would find its cursor closed by the server's end.
+    # Whoever runs one has its row locked, and nobody begins one whose row is.
+    connection = postgres.connect(database.name)
+    with closing(connection), connection.cursor() as cr:
+        cr.execute("SELECT FROM ir_cron FOR NO KEY UPDATE")
+        for server in started:
+            server.stop()
     for server in started:
-        server.stop()
         print(server.process.log.read_text()[-LOG_SHOWN:])  # seen with a failure
     forget_watchers(database)
     lines = [

@@ -29,6 +29,7 @@ UNREACHABLE = 40.0  # s within which a cluster that does not answer is unreachab
 STOP = 5.0  # s from SIGTERM to the end
 RECOVERY = 45.0  # s; streams back off while their server is away
 READY_TIMEOUT = 60.0  # s
+LOG_SHOWN = 8000  # characters
 NOISE = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 # Odoo's own line about a statement during which PostgreSQL was restarted: the worker
 # keeps the batch and writes it again, which is what that test sees.
@@ -382,7 +383,8 @@ def worker_process(database, odoo_install, work):
 def worker(worker_process, cluster):
     """The module's worker, running."""
     start(worker_process)
-    return worker_process
+    yield worker_process
+    print(worker_process.output()[-LOG_SHOWN:])  # seen with a failure
 
 
 @pytest.fixture

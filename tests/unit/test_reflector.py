@@ -446,12 +446,12 @@ def test_one_silence_resumes_and_a_second_lists(
         (
             _fail(403, "Forbidden", 'User "u" cannot watch resource "x"'),
             "Forbidden",
-            60,
+            2,
         ),
-        (_not_served, "NotFound", 60),
+        (_not_served, "NotFound", 2),
     ],
 )
-def test_what_needs_a_person_is_looked_for_slowly(
+def test_what_needs_a_person_is_looked_for_again(
     server: FakeServer, start: Start, answer: Answer, reason: str, seconds: int
 ) -> None:
     server.on(PATH, answer)
@@ -462,10 +462,24 @@ def test_what_needs_a_person_is_looked_for_slowly(
     assert seconds - 5 < until.timestamp() - time.time() <= seconds
 
 
+def test_what_stays_missing_is_looked_for_ever_more_slowly(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _fail(403, "Forbidden", 'User "u" cannot list resource "x"'))
+    run = start()
+    waits = []
+    for times in range(1, 9):
+        run.handler.wait_for("waiting", "Forbidden", times=times)
+        until = [s.until for s in run.handler.states if s.until][times - 1]
+        waits.append(until.timestamp() - time.time())
+        run.reflector.interrupt()
+    assert waits == pytest.approx([2, 4, 8, 16, 32, 60, 60, 60], abs=1)
+
+
 def test_missing_definition_lists_when_it_is_back(
     server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RECHECK_WAIT", 0.0)
+    monkeypatch.setattr(module, "RECHECK_FIRST", 0.0)
     gone: Answer = lambda handler: handler.reply(
         b"404 page not found\n", status=404, content_type="text/plain"
     )

@@ -47,7 +47,9 @@ SERVER_TIMEOUT = (300, 600)  # s, chosen at random: a revoked right ends no open
 LIST_TIMEOUT = 60.0  # s for one page
 SHORT_WATCH = 1.0  # s; a watch that ends sooner, without an event, is a failure
 UNAUTHORIZED_WAIT = 30.0  # s until a refused credential is tried again
-RECHECK_WAIT = 60.0  # s until missing rights or definitions are looked for again
+# s until missing rights or definitions are looked for again; doubles while they miss.
+# What was just granted takes the server a moment to know.
+RECHECK_FIRST, RECHECK_LAST = 2.0, 60.0
 RELIST_SPREAD = 10.0  # s over which streams spread their lists after a restart
 PULSE_TIMEOUT = (20, 24)  # s; as SERVER_TIMEOUT, of the stream that is the pulse
 PULSE_GRACE = 3.0  # s after which a pulse's end is overdue
@@ -188,6 +190,7 @@ class Reflector:
         self._expired: Cancellation | None = None
         self._last_event = time.monotonic()
         self._silences = 0  # watches in a row that brought nothing at all
+        self._rechecks = 0  # refusals in a row
         self._lock = threading.Lock()
         self._cancellation = Cancellation()
 
@@ -327,6 +330,7 @@ class Reflector:
         ) as stream:
             self._set_due(lifetime + PULSE_GRACE)
             self._report(StreamState("watching"))
+            self._rechecks = 0
             self._handler.heard(self._scope)
             for event in stream:
                 self._handler.heard(self._scope)
@@ -408,7 +412,8 @@ class Reflector:
         if isinstance(error, Unauthorized):
             return UNAUTHORIZED_WAIT
         if isinstance(error, (Forbidden, NotFound, TlsFailed)):
-            return RECHECK_WAIT
+            self._rechecks += 1
+            return min(RECHECK_LAST, RECHECK_FIRST * 2 ** min(self._rechecks, 16) / 2)
         return max(error.retry_after or 0, self._backoff.next(self._rand))
 
     def _after_silence(self) -> float:
