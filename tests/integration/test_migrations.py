@@ -29,6 +29,25 @@ def test_a_rule_that_somebody_changed_stays(database):
     assert rule(database) == "[('id', '=', 0)]"
 
 
+def test_what_is_superseded_goes_and_what_covers_it_stays(database):
+    before = indexes(database)
+    for table in ("vworkspace_application_instance", "vworkspace_operation"):
+        for column in ("cluster_id", "delivery_state", "uid"):
+            name = f"{table}__{column}_index"
+            database.sql(f"CREATE INDEX {name} ON {table} ({column})")
+    database.sql("ALTER TABLE vworkspace_revision ADD COLUMN diff text")
+    assert indexes(database) != before
+
+    migrate(database, "19.0.1.1.0", "post-superseded")
+    migrate(database, "19.0.1.1.0", "post-superseded")
+
+    assert indexes(database) == before
+    assert not database.sql(
+        """SELECT FROM information_schema.columns
+            WHERE table_name = 'vworkspace_revision' AND column_name = 'diff'"""
+    )
+
+
 # === HELPERS === #
 
 
@@ -50,6 +69,13 @@ def migrate(database, version, name):
     spec.loader.exec_module(script)
     with database.transaction() as env:
         script.migrate(env.cr, "19.0.1.0.0")
+
+
+def indexes(database):
+    return database.sql(
+        """SELECT indexname FROM pg_indexes WHERE tablename LIKE 'vworkspace%%'
+         ORDER BY indexname"""
+    )
 
 
 def rule(database):

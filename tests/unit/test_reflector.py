@@ -463,8 +463,9 @@ def test_what_needs_a_person_is_looked_for_again(
 
 
 def test_what_stays_missing_is_looked_for_ever_more_slowly(
-    server: FakeServer, start: Start
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "POLL", 0.01)
     server.on(PATH, _fail(403, "Forbidden", 'User "u" cannot list resource "x"'))
     run = start()
     waits = []

@@ -80,13 +80,18 @@ def _records_and_revisions(env, model, ids, intents):
     env.cr.execute(
         f"""SELECT record.id, record.intent_revision, record.delivery_state,
                    record.delivery_reason, record.name, namespace.name AS namespace,
-                   record.company_id, revision.user_id, revision.diff, revision.reason
+                   record.company_id, revision.user_id, revision.reason,
+                   before.manifest AS manifest_before
               FROM "{env[model]._table}" record
               JOIN vworkspace_cluster_namespace namespace
                 ON namespace.id = record.namespace_id
               JOIN vworkspace_revision revision
                 ON revision.res_model = %s AND revision.res_id = record.id
                AND revision.id = ANY(%s)
+         LEFT JOIN vworkspace_revision before
+                ON before.res_model = revision.res_model
+               AND before.res_id = revision.res_id
+               AND before.number = revision.number - 1
              WHERE record.id = ANY(%s)""",  # noqa: S608 the name of a model's table
         [model, [intents[i].revision_id for i in ids], list(ids)],
     )
@@ -227,6 +232,7 @@ def _store_conflicts(records, results):
 
 def _add_audit_entries(env, ids, batch, intents, results, known):
     """Add what was done. A failure that only repeats itself is told once."""
+    revisions = env["vworkspace.revision"]
     rows = []
     for record_id in ids:
         result, intent, row = results[record_id], intents[record_id], known[record_id]
@@ -248,7 +254,7 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
                 "cluster_id": batch.cluster_id,
                 "revision": intent.revision,
                 "reason": row["reason"],
-                "diff": row["diff"],
+                "diff": revisions._changes(row["manifest_before"], intent.manifest),
                 "message": result.message or None,
                 "manifest_digest": _digest(intent.signed),
                 "server_audit_id": result.audit_id or None,

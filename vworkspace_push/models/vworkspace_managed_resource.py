@@ -38,6 +38,9 @@ class VworkspaceManagedResource(models.AbstractModel):
     ]
     _order = "name, id"
 
+    # Each delivery writes every index anew: concrete models have two that begin with
+    # the cluster, for what is due there and for the uids that it reports.
+
     # The concrete model says which kind of object it is.
     _resource: resources.Resource = None
     # Fields that a user edits and that make up the manifest
@@ -52,7 +55,6 @@ class VworkspaceManagedResource(models.AbstractModel):
         "vworkspace.cluster",
         required=True,
         ondelete="restrict",
-        index=True,
         tracking=True,
         domain=[("connectivity_mode", "=", "push")],
     )
@@ -111,7 +113,6 @@ class VworkspaceManagedResource(models.AbstractModel):
         required=True,
         readonly=True,
         copy=False,
-        index=True,
         string="Delivery",
     )
     delivery_reason = fields.Char(readonly=True, copy=False)
@@ -128,7 +129,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         compute="_compute_waiting_for",
         help="What has to happen next, and until when it is waited for.",
     )
-    uid = fields.Char(string="UID", readonly=True, copy=False, index=True)
+    uid = fields.Char(string="UID", readonly=True, copy=False)
     resource_version = fields.Char(readonly=True, copy=False)
     generation = fields.Integer(readonly=True, copy=False)
     # Our entry of managedFields after the last apply: what is missing from it later
@@ -583,7 +584,6 @@ class VworkspaceManagedResource(models.AbstractModel):
                     "desired": record._desired(),
                     "takeover_fields": sorted(takeover.get(record.id, ())) or None,
                     "given_up_fields": sorted(given) or None,
-                    "diff": diff.render(diff.changes(before, manifest)) or None,
                 }
             )
         revisions = self.env["vworkspace.revision"]._add(vals_list)

@@ -45,7 +45,7 @@ class VworkspaceRevision(models.Model):
         readonly=True, help="Fields that are left to other managers from now on."
     )
     diff = fields.Text(
-        string="Changes", readonly=True, help="Against the revision before."
+        compute="_compute_diff", string="Changes", help="Against the revision before."
     )
     outcome = fields.Selection(
         const.DELIVERY_STATES, readonly=True, default="pending", required=True
@@ -63,7 +63,7 @@ class VworkspaceRevision(models.Model):
         {
             *("res_model", "res_id", "company_id", "number", "kind", "reason"),
             *("user_id", "manifest", "desired", "takeover_fields", "given_up_fields"),
-            *("diff", "outcome", "message", "finished_at"),
+            *("outcome", "message", "finished_at"),
         }
     )
 
@@ -78,6 +78,35 @@ class VworkspaceRevision(models.Model):
         for revision in self:
             record = revision._record()
             revision.is_current = record.applied_revision_id == revision
+
+    @api.depends("manifest", "number")
+    def _compute_diff(self):
+        self.env.cr.execute(
+            """SELECT revision.id, before.manifest
+                 FROM vworkspace_revision revision
+                 JOIN vworkspace_revision before
+                   ON before.res_model = revision.res_model
+                  AND before.res_id = revision.res_id
+                  AND before.number = revision.number - 1
+                WHERE revision.id = ANY(%s)""",
+            [self.ids],
+        )
+        before = dict(self.env.cr.fetchall())
+        for revision in self:
+            manifest = json.loads(revision.manifest) if revision.manifest else None
+            revision.diff = manifest and self._changes(
+                before.get(revision.id), manifest
+            )
+
+    @api.model
+    def _changes(self, before, manifest):
+        """Return what a manifest changes as lines of text, None for nothing.
+
+        :param str before: the manifest of the revision before as JSON; None: the first
+        :param dict manifest: of the revision
+        """
+        changed = diff.changes(before and json.loads(before), manifest)
+        return diff.render(changed) or None
 
     @api.depends("manifest")
     def _compute_manifest_text(self):
