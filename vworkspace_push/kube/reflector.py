@@ -413,7 +413,7 @@ class Reflector:
             return UNAUTHORIZED_WAIT
         if isinstance(error, (Forbidden, NotFound, TlsFailed)):
             self._rechecks += 1
-            return min(RECHECK_LAST, RECHECK_FIRST * 2 ** min(self._rechecks, 16) / 2)
+            return min(RECHECK_LAST, RECHECK_FIRST * 2.0 ** min(self._rechecks - 1, 16))
         return max(error.retry_after or 0, self._backoff.next(self._rand))
 
     def _after_silence(self) -> float:
