@@ -19,7 +19,6 @@ import psutil
 
 from environment.processes import Process, wait_until
 
-from .stack import NAMESPACE
 from .statuses import Fleet
 
 INSTANCES = 2_000
@@ -72,8 +71,8 @@ def _measured(stack):
         for run in range(RUNS):
             versions = fleet.report_all(run)
             _copy_tables(stack)
-            ours.append(_ours(stack, versions, run))
-            rivals.append(_kopf(stack, versions, run))
+            ours.append(_ours(stack, fleet, versions, run))
+            rivals.append(_kopf(stack, fleet, versions, run))
         growth = _growth(stack, fleet)
     finally:
         fleet.close()
@@ -83,8 +82,8 @@ def _measured(stack):
 # === OURS AND THE RIVAL === #
 
 
-def _ours(stack, versions, run):
-    worker = stack.watch_worker()
+def _ours(stack, fleet, versions, run):
+    worker = fleet.worker()
     worker.start()
     try:
         rate = _rate(stack, OURS, versions, worker)
@@ -97,7 +96,7 @@ def _ours(stack, versions, run):
 def _growth(stack, fleet):
     """Return by how many MiB one worker grew, from one status of all to the next."""
     sizes = []
-    worker = stack.watch_worker()
+    worker = fleet.worker()
     worker.start()
     try:
         for run in (RUNS, RUNS + 1):
@@ -116,19 +115,20 @@ def _growth(stack, fleet):
     return sizes[1] - sizes[0]
 
 
-def _kopf(stack, versions, run):
+def _kopf(stack, fleet, versions, run):
     with tempfile.TemporaryDirectory() as folder:
         process = Process(
             "kopf",
             [
                 *(Path(sys.executable).with_name("kopf"), "run", "--standalone"),
-                *("--quiet", "-n", NAMESPACE),
+                *("--quiet", "-n", fleet.name),
                 Path(__file__).with_name("kopf_handler.py"),
             ],
             log=Path(folder) / "kopf.log",
             env={
                 **stack.control_plane.kubectl_environment(),
                 "RIVAL_DSN": stack.dsn(),
+                "RIVAL_CLUSTER": str(fleet.cluster),
                 "PYTHONPATH": os.pathsep.join(sys.path),
             },
         )

@@ -12,6 +12,7 @@ import psycopg2
 
 _local = threading.local()
 
+CLUSTER = int(os.environ["RIVAL_CLUSTER"])
 HEALTH = {"True": "degraded", "False": "ready"}
 
 
@@ -33,13 +34,13 @@ def store(body, **_):
                   SET health = %s, reported_health = %s, health_message = %s,
                       observed_resource_version = %s, observed_generation = %s,
                       status_as_of = now() AT TIME ZONE 'UTC', last_reconcile_time = %s
-                WHERE uid = %s
+                WHERE cluster_id = %s AND uid = %s
                   AND COALESCE(observed_resource_version, '0')::bigint < %s
             RETURNING id, cluster_id""",
             (
                 *(health, health, conditions.get("Ready", {}).get("message")),
                 *(metadata["resourceVersion"], status.get("observedGeneration")),
-                *(status.get("lastReconcileTime"), metadata["uid"]),
+                *(status.get("lastReconcileTime"), CLUSTER, metadata["uid"]),
                 int(metadata["resourceVersion"]),
             ),
         )

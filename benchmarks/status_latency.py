@@ -14,7 +14,6 @@ import time
 from environment.control_plane_build import program
 from environment.odoo import WATCH_READY_LINE
 
-from .stack import NAMESPACE
 from .statuses import TIMEOUT, Fleet
 
 INSTANCES = 1_000
@@ -52,12 +51,12 @@ def _figure(stack, name, of):
 def _measured(stack):
     """Return the times of all changes in ms: ours, and kubectl's."""
     fleet = Fleet(stack, "latency", INSTANCES)
-    worker = stack.watch_worker()
+    worker = fleet.worker()
     worker.start()
     try:
         worker.wait_for_output(WATCH_READY_LINE, timeout=TIMEOUT)
         _wait_for(stack, fleet.report_all(0))
-        with _Kubectl(stack) as printed, _Records(stack) as stored:
+        with _Kubectl(stack, fleet.name) as printed, _Records(stack) as stored:
             while not printed.seen:  # it takes a moment until it watches
                 fleet.report(fleet.names[0], 0)
                 time.sleep(0.1)
@@ -161,11 +160,11 @@ class _Records(_Seen):
 class _Kubectl(_Seen):
     """Reads what `kubectl get -w` prints."""
 
-    def __init__(self, stack):
+    def __init__(self, stack, namespace):
         super().__init__()
         self._process = subprocess.Popen(
             [
-                *(program("kubectl"), "get", "applicationinstances", "-n", NAMESPACE),
+                *(program("kubectl"), "get", "applicationinstances", "-n", namespace),
                 *("--watch-only", "-o", f"jsonpath={LINE}"),
             ],
             env=stack.control_plane.kubectl_environment(),

@@ -8,20 +8,26 @@ import urllib3
 
 from environment.processes import wait_until
 
-from .stack import MODEL, NAMESPACE
+from .stack import MODEL
 
 TIMEOUT = 300.0  # s
 AT_ONCE = 8  # requests to the API server
-PATH = f"/apis/apps.vworkspace.io/v1alpha1/namespaces/{NAMESPACE}/applicationinstances"
+COLLECTION = "/apis/apps.vworkspace.io/v1alpha1/namespaces/{}/applicationinstances"
 
 
 class Fleet:
-    """Deployed applications, and an operator's hand on their status."""
+    """Deployed applications in a cluster of their own, and an operator's hand on them.
 
-    def __init__(self, stack, prefix, count):
+    :param name: of the cluster, and of its one namespace
+    """
+
+    def __init__(self, stack, name, count):
         self._stack = stack
-        self.names = [f"{prefix}-{number}" for number in range(count)]
-        ids = stack.create_instances(stack.cluster, self.names)
+        self.name = name
+        self._path = COLLECTION.format(name)
+        self.names = [f"{name}-{number}" for number in range(count)]
+        self.cluster = stack.register(name, name)
+        ids = stack.create_instances(self.cluster, self.names)
         stack.odoo.call(MODEL, "action_deploy", ids)
         wait_until(
             lambda: self._applied(ids) == count,
@@ -42,7 +48,11 @@ class Fleet:
     def close(self):
         """Delete the applications from the cluster; their records stay."""
         self._pool.clear()
-        self._stack.control_plane.request("DELETE", PATH)
+        self._stack.control_plane.request("DELETE", self._path)
+
+    def worker(self):
+        """Return a watch worker of this cluster alone, not started yet."""
+        return self._stack.watch_worker("--clusters", self.name)
 
     def _applied(self, ids):
         ((count,),) = self._stack.query(
@@ -56,7 +66,7 @@ class Fleet:
         """Write the status that is the `number`th, and return its resourceVersion."""
         answer = self._pool.request(
             "PATCH",
-            f"{self._stack.control_plane.server}{PATH}/{name}/status",
+            f"{self._stack.control_plane.server}{self._path}/{name}/status",
             body=json.dumps({"status": status(number)}).encode(),
             retries=False,
         )

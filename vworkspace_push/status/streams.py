@@ -103,6 +103,8 @@ class ClusterWatch:
         self._plan_at = time.monotonic()
         if self._wide is not None:
             self._plan_at += random.uniform(*PLAN_AGAIN)  # noqa: S311
+        self._basis = None  # what the streams that run follow from
+        self._is_crowded = False  # some scopes are polled; which, changes with the news
         self._state = ""
 
     # === WHAT RUNS === #
@@ -133,11 +135,16 @@ class ClusterWatch:
             _logger.info("cluster %s: versions moved backwards, listing all", self)
             for stream in self._streams.values():
                 stream.reflector.list_again()
-        self._arrange(*self._wanted())
+        # Once a second for each cluster: worked out anew only where it may differ.
+        basis = (self.target, self._wide)
+        if self._basis != basis or self._is_crowded:
+            self._arrange(*self._wanted())
+            self._basis = basis
         self._choose_pulse()
         self._resume_with_pulse()
 
     def stop(self):
+        self._basis = None
         self._arrange(set(), set())
 
     def join(self, deadline):
@@ -187,7 +194,8 @@ class ClusterWatch:
     def _quiet(self, scopes):
         """Return which of too many scopes are polled: the longest silent ones."""
         surplus = len(scopes) - const.STREAMS_PER_CLUSTER
-        if surplus <= 0:
+        self._is_crowded = surplus > 0
+        if not self._is_crowded:
             return set()
 
         def order(scope):
