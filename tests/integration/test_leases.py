@@ -273,8 +273,8 @@ def test_a_contact_noted_by_a_clock_that_is_ahead_is_none_of_the_future(
     database.sql(f"UPDATE {LEASE} SET last_contact = now() + interval '1 hour'")  # noqa: S608
     heard_at = fields.Datetime.now() - timedelta(seconds=10)
 
-    note = (clusters[0], "one", "watching", "", heard_at)
-    in_transaction(leases.note_streams, *note)
+    notes = {clusters[0]: ("watching", "", heard_at)}
+    in_transaction(leases.note_streams, "one", notes)
 
     assert database.sql(
         f"SELECT last_contact <= now() AT TIME ZONE 'UTC' FROM {LEASE}"  # noqa: S608
