@@ -11,10 +11,10 @@
         "python": [
             "cryptography>=42",
             "jsonschema>=4.18",
-            "kubernetes>=33",
             "prometheus-client>=0.16",
             "PyYAML>=6",
             "ruamel.yaml>=0.18",
+            "urllib3>=2.2",
         ],
     },
     "data": [

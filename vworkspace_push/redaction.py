@@ -1,17 +1,17 @@
 """Keeps secrets out of the log, should one ever get into a message.
 
 Nothing of ours logs a secret on purpose; this is the second line of defence. It looks
-at what our loggers, urllib3's and kubernetes' write in this process, tracebacks
-included, and blanks whatever looks like a token, an Authorization header or a private
-key. It works on log records as they are made, since a filter on a logger would not see
-what its children write.
+at what our loggers and urllib3's write in this process, tracebacks included, and blanks
+whatever looks like a token, an Authorization header or a private key. It works on log
+records as they are made, since a filter on a logger would not see what its children
+write.
 """
 
 import logging
 import re
 import threading
 
-LOGGERS = ("odoo.addons.vworkspace_push", "urllib3", "kubernetes")
+LOGGERS = ("odoo.addons.vworkspace_push", "urllib3")
 REDACTED = "[redacted]"
 
 _PATTERNS = (

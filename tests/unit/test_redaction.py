@@ -19,9 +19,8 @@ def log(caplog):
     logging.setLogRecordFactory(before)
 
 
-@pytest.mark.parametrize("name", ["urllib3.connectionpool", "kubernetes.client.rest"])
-def test_a_token_in_a_message_is_blanked_in_child_loggers_too(log, name):
-    logging.getLogger(name).info("sent %s to %s", TOKEN, "server")
+def test_a_token_in_a_message_is_blanked_in_child_loggers_too(log):
+    logging.getLogger("urllib3.connectionpool").info("sent %s to %s", TOKEN, "server")
     assert log.messages == ["sent [redacted] to server"]
 
 

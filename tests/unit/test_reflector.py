@@ -430,13 +430,44 @@ def test_cut_connection_resumes_where_it_was(server: FakeServer, start: Start) -
     assert _watched_versions(server) == ["10", "11"]
 
 
-def test_one_silence_resumes_and_a_second_lists(
+def test_one_silence_resumes_and_a_second_compares_versions(
     server: FakeServer, start: Start
 ) -> None:
     server.on(PATH, _list(), HOLD, HOLD, _list(version="20"), HOLD)
+    start(inactivity_timeout=0.1)
+    server.wait_for(lambda: len(server.requests) == 5, what="the third watch")
+    assert _watched_versions(server) == ["10", "10", "10"]
+    assert _queries(server)[3] == {"limit": "1"}
+
+
+def test_a_silent_server_that_is_behind_is_listed(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(), HOLD, HOLD, _list(version="7"), _list(version="8"), HOLD)
     run = start(inactivity_timeout=0.1)
-    run.handler.wait_for("replaced", (), "20")
-    assert _watched_versions(server)[:2] == ["10", "10"]
+    run.handler.wait_for("replaced", (), "8")
+    assert ("rewound",) in run.handler.calls
+
+
+def test_silences_in_a_row_are_waited_out_ever_longer(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INACTIVITY_LIMIT", 0.4)
+    asked: list[float] = []
+    original = module.Connection.stream
+
+    def stream(*args: Any, **options: Any) -> Any:
+        asked.append(options["read_timeout"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(module.Connection, "stream", stream)
+    bookmark = _watch(("BOOKMARK", _object("", "12")))
+    compared = _list(version="20")
+    silences = [compared, HOLD, compared, HOLD, compared]
+    server.on(PATH, _list(), HOLD, HOLD, *silences, bookmark, HOLD)
+    start(inactivity_timeout=0.1)
+    server.wait_for(lambda: len(asked) == 6, what="the sixth watch")
+    assert asked == [0.1, 0.2, 0.4, 0.4, 0.4, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""The pool of connections to one server, built on the kubernetes client's own.
+"""The pool of connections to one server, on urllib3.
 
-Imported only when a connection is made: `kubernetes` takes 0.6 s and 37 MiB. What is
-changed of it, and why: one shared TLS context (urllib3 would build one per socket, a
-megabyte each), no retries and redirects, no proxies from the environment, and sockets
-that another thread can cut in every phase, so that nothing waits longer than it may.
+Imported only when a connection is made, so that `kube` is cheap to import. What is
+changed of urllib3's pool, and why: one shared TLS context (it would build one per
+socket, a megabyte each), no retries and redirects, no proxies from the environment, and
+sockets that another thread can cut in every phase, so that nothing waits longer than it
+may.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
-from kubernetes import client
 from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -51,60 +51,63 @@ class Current(threading.local):
     exchange: Any = None
 
 
-def open_pool(settings: Settings, current: Current) -> urllib3.PoolManager:
+def open_pool(settings: Settings, current: Current) -> urllib3.HTTPSConnectionPool:
     """Return the pool for the server of `settings`.
 
     :param current: tells the pool's sockets which exchange they serve
     """
-    configuration = client.Configuration(host=settings.server)
-    # The constructor read both from the environment.
-    configuration.proxy, configuration.proxy_headers = _proxy(settings.proxy)
-    configuration.no_proxy = None
-    configuration.retries = False
-    configuration.tls_server_name = settings.tls_server_name
-    configuration.connection_pool_maxsize = IDLE_SOCKETS
-    configuration.socket_options = _socket_options()
-    pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
-    for name in ("ca_certs", "ca_cert_data", "cert_file", "key_file", "cert_reqs"):
-        pool.connection_pool_kw.pop(name, None)
-    pool.connection_pool_kw["ssl_context"] = _context(settings)
+    options: dict[str, Any] = {
+        "maxsize": IDLE_SOCKETS,
+        "socket_options": _socket_options(),
+        "ssl_context": _context(settings),
+    }
+    if settings.tls_server_name:
+        options["server_hostname"] = settings.tls_server_name
+    if settings.proxy is None:
+        manager = urllib3.PoolManager(**options)
+    else:
+        proxy, headers = _proxy(settings.proxy)
+        manager = urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
     connection_class = _connection_class(current, policy=settings.address_policy)
-    pool.pool_classes_by_scheme = {"https": _pool_class(connection_class)}
-    return pool
+    manager.pool_classes_by_scheme = {"https": _pool_class(connection_class)}
+    # The one pool that is needed: its manager would look it up for every request.
+    return manager.connection_from_url(settings.server)
 
 
 def send(
-    pool: urllib3.PoolManager,
+    pool: urllib3.HTTPSConnectionPool,
     method: str,
-    url: str,
+    target: str,
     *,
     headers: Mapping[str, str],
     body: bytes | None,
     connect_timeout: float,
     read_timeout: float,
 ) -> urllib3.BaseHTTPResponse:
-    """Send one request and return its response, the body still unread."""
+    """Send one request and return its response, the body still unread.
+
+    :param target: the path with the query
+    """
     return pool.urlopen(
         method,
-        url,
+        target,
         headers=headers,
         body=body,
         timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
         retries=False,
         redirect=False,
+        assert_same_host=False,  # a target names none
         preload_content=False,
         decode_content=False,
     )
 
 
-def _proxy(url: str | None) -> tuple[str | None, dict[str, str] | None]:
+def _proxy(url: str) -> tuple[str, dict[str, str]]:
     """Return a proxy's URL without its credentials, and these as headers."""
-    if url is None:
-        return None, None
     parts = urlsplit(url)
     bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if parts.username is None:
-        return bare, None
+        return bare, {}
     credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return bare, dict(urllib3.make_headers(proxy_basic_auth=credentials))
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from .address import AddressPolicy, check_proxy, check_server
 from .certificates import check_ca, check_client_certificate
@@ -27,7 +27,7 @@ from .content import (
     parse_warnings,
     read_bounded,
 )
-from .deadlines import Deadline, Deadlines
+from .deadlines import DEADLINES, Deadline
 from .errors import (
     InvalidResponse,
     KubeError,
@@ -183,7 +183,7 @@ class Connection:
         self._failures = _transport.FAILURES
         self._current = _transport.Current()
         self._pool = _transport.open_pool(settings, self._current)
-        self._deadlines = Deadlines()
+        self._prefix = urlsplit(settings.server).path
         self._lock = threading.Lock()
         self._exchanges: set[Cancellation] = set()
         self._closed = False
@@ -226,7 +226,7 @@ class Connection:
             raw = self._send(
                 self._pool,
                 method,
-                self._url(path, query),
+                self._target(path, query),
                 headers=headers,
                 body=content,
                 connect_timeout=min(settings.connect_timeout, budget),
@@ -263,7 +263,7 @@ class Connection:
             raw = self._send(
                 self._pool,
                 "GET",
-                self._url(path, query),
+                self._target(path, query),
                 headers=headers,
                 body=None,
                 connect_timeout=settings.connect_timeout,
@@ -288,11 +288,11 @@ class Connection:
             exchanges = list(self._exchanges)
         for cancellation in exchanges:
             cancellation.cancel()
-        self._pool.clear()
+        self._pool.close()
 
-    def _url(self, path: str, query: Mapping[str, str] | None) -> str:
-        url = f"{self._settings.server}{path}"
-        return f"{url}?{urlencode(query)}" if query else url
+    def _target(self, path: str, query: Mapping[str, str] | None) -> str:
+        target = f"{self._prefix}{path}"
+        return f"{target}?{urlencode(query)}" if query else target
 
     def _headers(self, content_type: str | None = None) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": self._user_agent}
@@ -330,7 +330,7 @@ class Connection:
         """
         self._remember(cancellation)
         self._current.exchange = cancellation
-        deadline = self._deadlines.add(budget, cancellation.cancel)
+        deadline = DEADLINES.add(budget, cancellation.cancel)
         succeeded = False
         try:
             yield

@@ -80,3 +80,6 @@ class Deadlines:
                     continue
                 deadline = heapq.heappop(self._heap)[2]
             deadline.pass_by()
+
+
+DEADLINES = Deadlines()  # of all exchanges in this process

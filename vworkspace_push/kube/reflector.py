@@ -42,7 +42,8 @@ from .resources import Resource, metadata_text, newer
 
 _logger = logging.getLogger(__name__)
 
-INACTIVITY_TIMEOUT = 90.0  # s; bookmarks come every 60 s
+INACTIVITY_TIMEOUT = 90.0  # s; bookmarks come every 60 s, from servers that send them
+INACTIVITY_LIMIT = 300.0  # s; from others nothing comes while nothing happens
 SERVER_TIMEOUT = (300, 600)  # s, chosen at random: a revoked right ends no open watch
 LIST_TIMEOUT = 60.0  # s for one page
 SHORT_WATCH = 1.0  # s; a watch that ends sooner, without an event, is a failure
@@ -257,7 +258,8 @@ class Reflector:
 
     def _attempt(self, cancellation: Cancellation) -> None:
         connection = self._connection()
-        if self.is_pulse and self._doubts and self._version:
+        compares = self.is_pulse or self._silences > 1
+        if compares and self._doubts and self._version:
             self._compare(connection, cancellation)
         if self._version is None:
             with self._list_slot(cancellation):
@@ -325,7 +327,7 @@ class Reflector:
         with connection.stream(
             self._scope.resource.collection_path(self._scope.namespace),
             query=self._query(lifetime),
-            read_timeout=self._inactivity_timeout,
+            read_timeout=self._patience(),
             cancellation=cancellation,
         ) as stream:
             self._set_due(lifetime + PULSE_GRACE)
@@ -400,7 +402,10 @@ class Reflector:
 
     def _delay(self, error: KubeError, *, listed: bool) -> float:
         if isinstance(error, Unreachable) and error.reason == "Inactive":
-            return self._after_silence()
+            # Resume; after a second one, compare: a server restored from a backup stays
+            # silent on a position of its future.
+            self._silences += 1
+            return 0.0
         if isinstance(error, Throttled) and error.retry_after:
             return error.retry_after * (1 + self._rand.random())
         if isinstance(error, Expired):
@@ -416,16 +421,14 @@ class Reflector:
             return min(RECHECK_LAST, RECHECK_FIRST * 2.0 ** min(self._rechecks - 1, 16))
         return max(error.retry_after or 0, self._backoff.next(self._rand))
 
-    def _after_silence(self) -> float:
-        """Resume at once after a silence; list after two in a row.
+    def _patience(self) -> float:
+        """Return the s without event or bookmark until the watch counts as dead.
 
-        A server restored from a backup stays silent on a position of its future.
+        Longer with each silence in a row: it is the server's way, or a loss that the
+        pulse notices.
         """
-        self._silences += 1
-        if self._silences > 1:
-            self._silences = 0
-            self._version = None
-        return 0.0
+        patience = self._inactivity_timeout * 2 ** min(self._silences, 8)
+        return min(patience, max(self._inactivity_timeout, INACTIVITY_LIMIT))
 
     def _give_up_position(self, exc: Exception) -> tuple[KubeError, float]:
         """List again after a failure of the handler: an event may be lost."""
