@@ -468,6 +468,8 @@ class ControlPlane:
                 f"--advertise-client-urls={self._etcd_url}",
                 f"--listen-peer-urls={peer_url}",
                 "--log-level=warn",
+                # As kubeadm sets it: without it, quiet watches get no bookmarks.
+                "--watch-progress-notify-interval=5s",
                 # Nothing here must survive a power failure.
                 "--unsafe-no-fsync",
             ],

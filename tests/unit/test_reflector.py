@@ -253,7 +253,7 @@ def test_a_pulse_asks_for_short_watches(server: FakeServer, start: Start) -> Non
     server.on(PATH, _list(), HOLD)
     run = start(is_pulse=True)
     run.handler.wait_for("watching")
-    assert _queries(server)[1]["timeoutSeconds"] in map(str, range(20, 25))
+    assert _queries(server)[1]["timeoutSeconds"] in map(str, range(25, 28))
 
 
 def test_a_pulse_whose_end_does_not_come_is_a_failure(

@@ -51,7 +51,7 @@ class Current(threading.local):
     exchange: Any = None
 
 
-def open_pool(settings: Settings, current: Current) -> urllib3.HTTPSConnectionPool:
+def open_pool(settings: Settings, current: Current) -> urllib3.HTTPConnectionPool:
     """Return the pool for the server of `settings`.
 
     :param current: tells the pool's sockets which exchange they serve
@@ -75,7 +75,7 @@ def open_pool(settings: Settings, current: Current) -> urllib3.HTTPSConnectionPo
 
 
 def send(
-    pool: urllib3.HTTPSConnectionPool,
+    pool: urllib3.HTTPConnectionPool,
     method: str,
     target: str,
     *,

@@ -52,9 +52,9 @@ UNAUTHORIZED_WAIT = 30.0  # s until a refused credential is tried again
 # What was just granted takes the server a moment to know.
 RECHECK_FIRST, RECHECK_LAST = 2.0, 60.0
 RELIST_SPREAD = 10.0  # s over which streams spread their lists after a restart
-PULSE_TIMEOUT = (20, 24)  # s; as SERVER_TIMEOUT, of the stream that is the pulse
-PULSE_GRACE = 3.0  # s after which a pulse's end is overdue
-PULSE_OPENING = 8.0  # s for a pulse's watch to begin
+PULSE_TIMEOUT = (25, 27)  # s; as SERVER_TIMEOUT, of the stream that is the pulse
+PULSE_GRACE = 2.0  # s after which a pulse's end is overdue
+PULSE_OPENING = 7.0  # s for a pulse's watch to begin
 PULSE_LISTING = 30.0  # s for a pulse's list
 PULSE_RETRY = 6.0  # s, the longest a pulse waits before it tries again
 PULSE_DOUBT = 180.0  # s without a bookmark, after which a pulse compares versions
@@ -427,7 +427,7 @@ class Reflector:
         Longer with each silence in a row: it is the server's way, or a loss that the
         pulse notices.
         """
-        patience = self._inactivity_timeout * 2 ** min(self._silences, 8)
+        patience = self._inactivity_timeout * 2.0 ** min(self._silences, 8)
         return min(patience, max(self._inactivity_timeout, INACTIVITY_LIMIT))
 
     def _give_up_position(self, exc: Exception) -> tuple[KubeError, float]:

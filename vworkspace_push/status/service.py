@@ -143,9 +143,8 @@ def _choose(databases, names):
 
 
 def _serve(address, workers):
-    refresh = _Refresh([worker.dbname for worker in workers])
     try:
-        server = StatusServer(*address, workers, refresh=refresh)
+        server = StatusServer(*address, workers, refresh=_Refresh(workers))
     except OSError as exc:
         raise UsageError(
             "Health and metrics cannot be served on {}:{}: {}. Choose another port with"
@@ -156,23 +155,28 @@ def _serve(address, workers):
 
 
 class _Refresh:
-    """Reads from the databases what no worker counts, at most every few seconds."""
+    """Brings up to date what is not counted as it happens.
 
-    def __init__(self, databases):
-        self._databases = databases
+    What the databases know is read at most every few seconds.
+    """
+
+    def __init__(self, workers):
+        self._workers = workers
         self._lock = threading.Lock()
         self._read_at = None
         self._clusters = {}  # seen last, by database
 
     def __call__(self):
+        for worker in self._workers:
+            worker.measure()
         # While PostgreSQL does not answer, the other scrapes do without.
         if not self._lock.acquire(blocking=False):
             return
         try:
             now = time.monotonic()
             if self._read_at is None or now - self._read_at >= REFRESH:
-                for dbname in self._databases:
-                    self._read(dbname)
+                for worker in self._workers:
+                    self._read(worker.dbname)
                 self._read_at = now
         finally:
             self._lock.release()

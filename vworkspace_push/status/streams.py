@@ -95,6 +95,8 @@ class ClusterWatch:
         self._ending: list[threading.Thread] = []  # told to stop, perhaps still there
         self._slots = threading.Semaphore(LISTS_AT_ONCE)
         self._rewound = threading.Event()
+        self.news = threading.Event()  # set where `tend` may find something to do
+        self.news.set()
         self._expiry = threading.Lock()
         self._expired_at = -math.inf  # monotonic s, when a stream last said so
         # Kinds read in the whole cluster; None: it is not known yet
@@ -104,6 +106,7 @@ class ClusterWatch:
         if self._wide is not None:
             self._plan_at += random.uniform(*PLAN_AGAIN)  # noqa: S311
         self._basis = None  # what the streams that run follow from
+        self._tended_pulse = None  # the pulse, as `tend` left it
         self._is_crowded = False  # some scopes are polled; which, changes with the news
         self._state = ""
 
@@ -118,7 +121,7 @@ class ClusterWatch:
             self._ask_soon()
             self.refusal_noted = False
         self.target = target
-        self.tend()
+        self.news.set()
 
     def replan(self):
         """Look at once at what the credential may read: something about it changed."""
@@ -128,20 +131,40 @@ class ClusterWatch:
                 stream.reflector.interrupt()  # out of its wait
 
     def tend(self):
-        """Run exactly the streams that are wanted now; call it every second."""
+        """Run exactly the streams that are wanted now; call it every second.
+
+        Return whether there was anything to look at: an idle worker of a hundred
+        clusters does this a hundred times a second.
+        """
+        pulse = self._tended_pulse
+        if self._is_quiet(pulse):
+            if pulse:
+                pulse.reflector.expire()
+            return False
+        self.news.clear()
         self._plan()
         if self._rewound.is_set():
             self._rewound.clear()
             _logger.info("cluster %s: versions moved backwards, listing all", self)
             for stream in self._streams.values():
                 stream.reflector.list_again()
-        # Once a second for each cluster: worked out anew only where it may differ.
         basis = (self.target, self._wide)
         if self._basis != basis or self._is_crowded:
             self._arrange(*self._wanted())
             self._basis = basis
-        self._choose_pulse()
+        self._tended_pulse = self._choose_pulse()
         self._resume_with_pulse()
+        return True
+
+    def _is_quiet(self, pulse):
+        return not (
+            self.news.is_set()
+            or self._rewound.is_set()
+            or self._is_crowded
+            or self._planner
+            or time.monotonic() >= self._plan_at
+            or (pulse and (pulse.failures or pulse.has_failed))
+        )
 
     def stop(self):
         self._basis = None
@@ -258,7 +281,10 @@ class ClusterWatch:
     # === PULSE === #
 
     def _choose_pulse(self):
-        """Have one stream that tells whether the server lives; end it when overdue."""
+        """Have one stream that tells whether the server lives, and return it.
+
+        It is ended when it is overdue.
+        """
         pulse = self._pulse()
         if pulse is None or pulse.lacks_rights:
             working = [s for s in self._streams.values() if s.phase == "watching"]
@@ -270,6 +296,7 @@ class ClusterWatch:
                 pulse.reflector.interrupt()  # into a short watch
         if pulse:
             pulse.reflector.expire()
+        return pulse
 
     def _pulse(self):
         for stream in self._streams.values():
@@ -402,10 +429,13 @@ class ClusterWatch:
         }
 
     def states(self):
-        """Return how many streams are in each phase."""
+        """Return how many streams are in each phase; called on any thread."""
         counts = dict.fromkeys(("listing", "watching", "polling", "waiting"), 0)
-        for note in self.note_streams().values():
-            counts[note.state] += 1
+        phases = [stream.phase for stream in list(self._streams.values())]
+        if poller := self._poller:
+            phases += [note.state for note in poller.notes().values()]
+        for phase in phases:
+            counts[phase] += 1
         return counts
 
     def _feeders(self):
@@ -474,6 +504,7 @@ class Stream(Feeder):
         self._scope = scope
         self._version = version  # put into the inbox up to here
         self._rewound = rewound
+        self._news = watch.news
         self._tell_expired = watch.note_expired
         self._event_at = None
         self._listing_since = _now()
@@ -550,10 +581,18 @@ class Stream(Feeder):
 
     def heard(self, scope):
         self._heard()
+        is_news = self.answered is None or self.failures
         self.answered = time.monotonic()
         self.failures = 0
+        if is_news:
+            self._news.set()
 
     def state(self, scope, state):
+        self._take_state(state)
+        if state.phase != "listing":
+            self._news.set()
+
+    def _take_state(self, state):
         error = state.error
         self.phase = state.phase
         if state.phase == "listing":

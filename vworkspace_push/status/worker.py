@@ -138,6 +138,17 @@ class DatabaseWorker:
             rows.append({**row, "lag": lag, "events_per_second": rate})
         return rows
 
+    def measure(self):
+        """Set what changes all the time and is not counted: for a scrape."""
+        for cluster_id, watch in list(self._watches.items()):
+            labels = (self.dbname, watch.target.label)
+            metrics.LAG_SECONDS.labels(*labels).set(self._inbox.lag(cluster_id))
+            for state, count in watch.states().items():
+                metrics.STREAMS.labels(*labels, state).set(count)
+            if cluster_id not in self._watches:  # dropped meanwhile
+                metrics.forget(*labels)
+        metrics.QUEUE_DEPTH.labels(self.dbname).set(self._inbox.depth)
+
     # === SUPERVISOR === #
 
     def _supervise(self):
@@ -210,14 +221,22 @@ class DatabaseWorker:
 
     def _tend(self, registry):
         for watch in list(self._watches.values()):
-            watch.tend()
-            watch.look_again()
-            self._tell_reachability(registry, watch)
-            if watch.refused and not watch.refusal_noted:
-                watch.refusal_noted = True
-                in_transaction(
-                    registry, leases.note_refusal, watch.cluster_id, watch.version
-                )
+            if not watch.tend():
+                continue
+            try:
+                self._take_news(registry, watch)
+            except BaseException:
+                watch.news.set()  # for the next round
+                raise
+
+    def _take_news(self, registry, watch):
+        watch.look_again()
+        self._tell_reachability(registry, watch)
+        if watch.refused and not watch.refusal_noted:
+            in_transaction(
+                registry, leases.note_refusal, watch.cluster_id, watch.version
+            )
+            watch.refusal_noted = True
 
     def _tell_reachability(self, registry, watch):
         """Tell the records when the cluster stops to answer, and when it does again."""
@@ -243,8 +262,6 @@ class DatabaseWorker:
             rows = watch.note_streams()
             if watch.is_settled and rows != watch.noted_streams:
                 streams[cluster_id] = rows
-            self._measure(watch)
-        metrics.QUEUE_DEPTH.labels(self.dbname).set(self._inbox.depth)
         if not notes and not streams:
             return
         in_transaction(
@@ -254,12 +271,6 @@ class DatabaseWorker:
             self._watches[cluster_id].noted = note
         for cluster_id, rows in streams.items():
             self._watches[cluster_id].noted_streams = rows
-
-    def _measure(self, watch):
-        labels = (self.dbname, watch.target.label)
-        metrics.LAG_SECONDS.labels(*labels).set(self._inbox.lag(watch.cluster_id))
-        for state, count in watch.states().items():
-            metrics.STREAMS.labels(*labels, state).set(count)
 
     def _shut_down(self):
         _logger.info("watch worker: graceful stop requested")
