@@ -23,6 +23,10 @@ class Deadline:
         self._lock = threading.Lock()
         self.has_passed = False
 
+    @property
+    def is_lifted(self) -> bool:
+        return self._action is None
+
     def lift(self) -> None:
         """Let it pass without effect; what it would have ended may go."""
         with self._lock:
@@ -69,6 +73,9 @@ class Deadlines:
         while True:
             with self._changed:
                 now = time.monotonic()
+                # Nearly all of them: otherwise each would be waited for.
+                while self._heap and self._heap[0][2].is_lifted:
+                    heapq.heappop(self._heap)
                 if not self._heap:
                     if not self._changed.wait(IDLE) and not self._heap:
                         self._thread = None

@@ -1,10 +1,8 @@
 """What `odoo vworkspace_watch` does: watch until told to stop, list once, or tell."""
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +13,13 @@ import psycopg2
 
 from odoo.modules.registry import Registry
 
-from . import metrics, overview, poll
+from . import memory, metrics, overview, poll
 from .http import StatusServer
 from .worker import DatabaseWorker
 
 _logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-M_ARENA_MAX = -8  # of malloc.h
 STOP_SECONDS = 4.8  # from the signal until what still runs is left alone
 POLLED_AT_ONCE = 8  # clusters that --once lists at the same time
 REFRESH = 10.0  # s for which what a scrape read from the databases is good enough
@@ -42,7 +39,7 @@ def watch(databases, names, address):
     """
     # Blocked before there are threads, which inherit that: only sigwait() gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    _limit_arenas()
+    memory.share_arenas()
     stop = threading.Event()
     workers = [
         DatabaseWorker(dbname, stop=stop, only=only)
@@ -61,17 +58,6 @@ def watch(databases, names, address):
     number = signal.sigwait(STOP_SIGNALS)
     _logger.info("%s: stopping", signal.Signals(number).name)
     _stop(stop, threads)
-
-
-def _limit_arenas():
-    """Have hundreds of threads share two of malloc's arenas, as in Odoo's own server.
-
-    Each arena keeps what its threads have freed; the environment may say otherwise.
-    """
-    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
-        return
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def once(databases, names):

@@ -35,7 +35,7 @@ from odoo.modules.registry import Registry
 from .. import const
 from ..identity import database_uuid
 from ..transactions import in_transaction
-from . import confirm, leases, metrics, positions, sink
+from . import confirm, leases, memory, metrics, positions, sink
 from .inbox import Inbox, is_signed
 from .streams import ClusterWatch, Target, small_stacks
 
@@ -295,12 +295,16 @@ class DatabaseWorker:
     def _write_for_ever(self):
         threading.current_thread().dbname = self.dbname
         positions_at = time.monotonic() + POSITIONS_EVERY
+        has_listed = False
         while True:
             stopping = self._stop.is_set()
-            for cluster_id, batch in self._inbox.take(
-                0.0 if stopping else TICK
-            ).items():
+            taken = self._inbox.take(0.0 if stopping else TICK)
+            for cluster_id, batch in taken.items():
                 self._write(cluster_id, batch)
+                has_listed = has_listed or bool(batch.censuses)
+            if has_listed and not taken:
+                memory.give_back()
+                has_listed = False
             if stopping or time.monotonic() >= positions_at:
                 self._write_positions()
                 positions_at = time.monotonic() + POSITIONS_EVERY
