@@ -148,7 +148,7 @@ class Limit:
         finally:
             with self._changed:
                 self._under_way -= 1
-                self._changed.notify(2)  # the limit may have grown as well
+                self._changed.notify()
 
     def learn(self, seconds):
         """Learn from a call of this turn, which the server answered after that long."""
@@ -161,6 +161,7 @@ class Limit:
                 self._limit = max(1.0, self._limit - 1 / self._limit)
             elif waiting < FEW_WAITING and self._under_way >= self.now:
                 self._limit = min(MOST_AT_ONCE, self._limit + 1 / self._limit)
+                self._changed.notify()  # perhaps there is room for one more
 
     def halve(self):
         """Take half as many, since the server said that it is too much."""
