@@ -66,6 +66,40 @@ class Screens:
     def expect_no_reload(self):
         assert self.page.evaluate("window.stayed"), "the page was loaded anew"
 
+    # === LIVE === #
+
+    def note_updates(self, id_):
+        """Count in `window.updates` what the page is told of an application."""
+        self.page.evaluate(
+            """(id) => {
+                window.updates = 0;
+                const {bus_service} = odoo.__WOWL_DEBUG__.root.env.services;
+                bus_service.subscribe("vworkspace_push/updated", ({ids}) => {
+                    window.updates += ids.includes(id) ? 1 : 0;
+                });
+            }""",
+            id_,
+        )
+
+    def hide(self):
+        """Have the page believe that another tab is in front of it."""
+        self._set_hidden(True)
+
+    def show(self):
+        self._set_hidden(False)
+
+    def _set_hidden(self, is_hidden):
+        self.page.evaluate(
+            """(isHidden) => {
+                Object.defineProperty(document, "hidden", {
+                    configurable: true,
+                    get: () => isHidden,
+                });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            is_hidden,
+        )
+
     # === DOING === #
 
     def button(self, name):

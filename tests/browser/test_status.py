@@ -6,6 +6,7 @@ from playwright.sync_api import expect
 
 APPLICATION = "vworkspace.application.instance"
 BEFORE_THE_NEXT_HEARTBEAT = 5_000  # ms; a heartbeat refreshes clusters, too
+AS_LONG_AS_REFRESHES_WAIT = 5_000  # ms
 AGE = re.compile(r"^as of \d+ s ago$")
 
 
@@ -78,3 +79,28 @@ def test_a_cluster_says_who_watches_it_and_how_far_it_is_read(screen, cluster):
     expect(streams.filter(has_text="ApplicationInstance").first).to_contain_text(
         "Watching"
     )
+
+
+def test_a_page_that_nobody_sees_is_not_refreshed_and_catches_up(
+    screen, make_application, behave
+):
+    name, id_ = make_application()
+    screen.page.clock.install()
+    screen.open_application(id_)
+    screen.expect_health("Ready")
+    screen.note_updates(id_)
+    reads = []
+    screen.page.on(
+        "request", lambda sent: reads.append(sent.url) if "web_read" in sent.url else 0
+    )
+
+    screen.hide()
+    behave(name, "degrade")
+    screen.page.wait_for_function("window.updates > 0")
+    screen.page.clock.fast_forward(AS_LONG_AS_REFRESHES_WAIT)
+    screen.page.evaluate("() => fetch('/web/health').then((answer) => answer.text())")
+    assert reads == []
+
+    screen.show()
+    screen.expect_health("Degraded")
+    screen.expect_no_reload()
