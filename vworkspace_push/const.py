@@ -14,10 +14,11 @@ NOTIFY_CHANNEL = "vworkspace_push"
 # More records than this in one transaction are left to the delivery cron, so that a
 # user's request does not wait for a long row of API calls.
 DELIVER_AFTER_COMMIT_LIMIT = 5
+DELIVER_AFTER_COMMIT_BUDGET = 10.0  # s for which such a request begins attempts
 
 DELIVERY_BATCH = 100  # records of one cluster that one transaction locks
 DELIVERY_LANES = 8  # clusters that one cron run delivers to at the same time
-DELIVERY_BUDGET = 50.0  # s for which one cron run takes on more; Odoo's limit is 120
+DELIVERY_BUDGET = 50.0  # s for which one cron run begins attempts; Odoo's limit is 120
 DELIVERY_TIMEOUT = 8.0  # s for one API call, while a user may be waiting for it
 
 RETRY_FIRST = 5.0  # s until the second attempt

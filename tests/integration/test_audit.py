@@ -81,7 +81,7 @@ def test_no_token_is_in_any_entry(database, make_instance, deploy, control_plane
     assert not [text for (text,) in rows if token in text or "eyJ" in text]
 
 
-@pytest.mark.expect_log("Delivery after commit failed")
+@pytest.mark.expect_log("cannot be stored")
 def test_an_entry_is_stored_with_its_outcome_or_not_at_all(
     database, make_instance, deploy, monkeypatch
 ):
@@ -98,6 +98,7 @@ def test_an_entry_is_stored_with_its_outcome_or_not_at_all(
     assert database.read(instance, "delivery_state") == "pending"
     assert audit(database, instance, "action") == []
 
+    become_due(database, instance)
     database.run_cron("ir_cron_deliver")
 
     assert [entry["action"] for entry in audit(database, instance, "action")] == [

@@ -186,6 +186,158 @@ def test_many_records_at_once_are_left_to_the_cron(
     assert len(list_objects(control_plane, namespace)) == count
 
 
+# === WHEN THERE IS NO TIME LEFT === #
+
+
+def test_what_a_run_has_no_time_for_stays_due_and_the_cron_runs_again(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+    from odoo.addons.vworkspace_push.delivery import deliver
+    from odoo.addons.vworkspace_push.kube import apply
+
+    count = 12
+    ids = [make_instance(name=f"wiki-{n}").id for n in range(count)]
+    make_pending(database, ids)
+    forget_triggers(database)
+    clock = Clock()
+    monkeypatch.setattr(deliver, "time", clock)
+    real_apply = apply.apply
+
+    def take_all_the_time(*arguments, **keywords):
+        clock.now = const.DELIVERY_BUDGET + 1
+        return real_apply(*arguments, **keywords)
+
+    monkeypatch.setattr(apply, "apply", take_all_the_time)
+    database.run_cron("ir_cron_deliver")
+
+    found = states(database, ids)
+    assert 0 < found.count("applied") <= 4  # those that were under way
+    assert found.count("pending") == count - found.count("applied")
+    assert len(triggers(database)) == 1
+    clock.now = 0.0
+    monkeypatch.setattr(apply, "apply", real_apply)
+    database.run_cron("ir_cron_deliver")
+    assert states(database, ids) == ["applied"] * count
+
+
+def test_a_request_that_has_waited_long_enough_leaves_the_rest_to_the_cron(
+    database, make_instance, control_plane, namespace, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+
+    instance = make_instance()
+    forget_triggers(database)
+    monkeypatch.setattr(const, "DELIVER_AFTER_COMMIT_BUDGET", -1.0)
+
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+
+    assert database.read(instance, "delivery_state") == "pending"
+    assert list_objects(control_plane, namespace) == []
+    assert len(triggers(database)) == 1
+
+
+def test_an_intent_whose_record_is_locked_has_the_cron_run(
+    database, make_instance, postgres
+):
+    instance = make_instance()
+    forget_triggers(database)
+    holder = postgres.connect(database.name)
+    try:
+        with holder.cursor() as cr:
+            cr.execute(
+                "SELECT id FROM vworkspace_delivery_lock WHERE id = %s FOR UPDATE",
+                [database.read(instance, "delivery_lock_id")[0]],
+            )
+        database.call("admin", instance._name, "action_deploy", instance.ids)
+    finally:
+        holder.close()
+
+    assert database.read(instance, "delivery_state") == "pending"
+    assert len(triggers(database)) == 1
+
+
+# === DEFECTS OF OUR OWN === #
+
+
+@pytest.mark.expect_log("delivery.attempt: Revision 1 of")
+def test_a_defect_in_one_attempt_fails_that_record_alone(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import apply
+
+    ids = [make_instance(name=f"wiki-{n}").id for n in range(3)]
+    make_pending(database, ids)
+    real_apply = apply.apply
+
+    def fail_for_one(connection, resource, manifest, **keywords):
+        if manifest["metadata"]["name"] == "wiki-1":
+            raise ZeroDivisionError("token-of-the-test")
+        return real_apply(connection, resource, manifest, **keywords)
+
+    monkeypatch.setattr(apply, "apply", fail_for_one)
+    database.run_cron("ir_cron_deliver")
+
+    assert states(database, ids) == ["applied", "failed", "applied"]
+    with database.transaction() as env:
+        failed = env["vworkspace.application.instance"].browse(ids[1])
+        assert failed.delivery_reason == "Unexpected"
+        assert "ZeroDivisionError" in failed.delivery_message
+        assert "token-of-the-test" not in failed.delivery_message
+        assert failed.next_attempt_at
+
+
+@pytest.mark.expect_log("cannot be stored")
+def test_an_outcome_that_cannot_be_stored_keeps_no_other_from_it(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push.delivery import store
+
+    ids = [make_instance(name=f"wiki-{n}").id for n in range(4)]
+    make_pending(database, ids)
+    real_tell = store._tell
+
+    def fail_for_one(records, *arguments):
+        assert ids[2] not in records.ids
+        return real_tell(records, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_tell", fail_for_one)
+        database.run_cron("ir_cron_deliver")
+
+    assert states(database, ids) == ["applied", "applied", "pending", "applied"]
+    with database.transaction() as env:
+        late = env["vworkspace.application.instance"].browse(ids[2])
+        assert late.next_attempt_at > now()
+        become_due(database, late)
+    database.run_cron("ir_cron_deliver")
+    assert states(database, ids) == ["applied"] * 4
+
+
+def test_a_right_that_was_missing_for_long_counts_for_no_other_failure(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+    from odoo.addons.vworkspace_push.kube import apply
+    from odoo.addons.vworkspace_push.kube.errors import Forbidden, ServerFailed
+
+    instance = make_instance(name="late-right")
+    errors = [Forbidden("no right"), ServerFailed("starting", http_status=503)]
+    real_apply = apply.apply
+
+    def fail(connection, resource, manifest, **keywords):
+        if manifest["metadata"]["name"] == "late-right":
+            raise errors.pop(0)
+        return real_apply(connection, resource, manifest, **keywords)
+
+    monkeypatch.setattr(apply, "apply", fail)
+    database.call("admin", instance._name, "action_deploy", instance.ids)
+    assert database.read(instance, "delivery_state") == "denied"
+    wait = wait_after(database, instance, attempts=const.MAX_SERVER_FAILURES)
+
+    assert wait <= const.RETRY_FIRST + 1
+
+
 # === SEVERAL DELIVERERS, SEVERAL CLUSTERS === #
 
 
@@ -352,6 +504,16 @@ def wait_after(database, instance, *, attempts):
     assert stored["delivery_state"] == "failed"
     assert stored["delivery_attempts"] == attempts + 1
     return (stored["next_attempt_at"] - now()).total_seconds()
+
+
+class Clock:
+    """Stands for the module `time` where a test says how late it is."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
 
 
 def now():

@@ -112,6 +112,34 @@ def test_an_edit_made_during_an_apply_is_delivered_next_and_not_marked_applied(
     assert (stored["delivery_state"], stored["delivered_revision"]) == ("applied", 3)
 
 
+def test_what_was_applied_is_known_although_a_newer_intent_is_refused(
+    database, make_instance, deploy, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import apply
+    from odoo.addons.vworkspace_push.kube.errors import Denied
+
+    instance = make_instance()
+    real_apply = apply.apply
+
+    def edit_meanwhile(connection, resource, manifest, **kwargs):
+        if manifest["spec"]["chart"]["version"] == "3.0.0":
+            raise Denied("Not this version.")
+        change(database, instance, chart_version="3.0.0")
+        editor = threading.Thread(target=deploy, args=[instance])
+        editor.start()
+        editor.join(30)
+        return real_apply(connection, resource, manifest, **kwargs)
+
+    monkeypatch.setattr(apply, "apply", edit_meanwhile)
+    deploy(instance)
+
+    with database.transaction() as env:
+        stored = env[instance._name].browse(instance.ids)
+        assert stored.delivery_state == "denied"
+        assert stored.applied_revision_id.number == stored.delivered_revision == 1
+        assert "f:chart" in stored.applied_fields
+
+
 def test_conflict_keeps_the_live_value_and_names_the_other_manager(
     database, make_instance, deploy, control_plane, namespace
 ):

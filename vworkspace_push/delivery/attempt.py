@@ -1,5 +1,6 @@
 """One attempt to bring one intent to its cluster: network alone, no database."""
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,8 @@ from ..kube.errors import AlreadyExists, KubeError
 from ..kube.resources import Resource
 from . import outcome
 from .outcome import Outcome
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class Intent:
     resource: Resource
     manifest: dict
     uid: str | None
-    attempts: int
+    attempts: int  # in a row that failed and may succeed by themselves
     applied_fields: str | None = None  # what we owned after the last apply
     takeover: frozenset[str] = frozenset()
     given_up: frozenset[str] = frozenset()
@@ -54,10 +57,26 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
         result = _VERBS[intent.kind](intent)
     except (KubeError, ValueError, *errors) as exc:
         error = exc
-        result = outcome.from_error(
-            exc, attempts=intent.attempts, deleting=intent.kind == "delete"
+        result = _failed(intent, exc)
+    except Exception as exc:
+        # A defect of ours: the other intents of its batch go on.
+        _logger.exception("Revision %s of %s failed", intent.revision, intent.record)
+        result = _failed(
+            intent,
+            KubeError(
+                f"Odoo itself failed while it delivered this ({type(exc).__name__}).",
+                reason="Unexpected",
+                hint="It is tried again. The server's log says more: report it.",
+                retryable=True,
+            ),
         )
     return replace(result, duration=time.monotonic() - started), error
+
+
+def _failed(intent, error):
+    return outcome.from_error(
+        error, attempts=intent.attempts, deleting=intent.kind == "delete"
+    )
 
 
 def _deploy(intent):

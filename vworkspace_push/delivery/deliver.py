@@ -9,16 +9,22 @@ cron applies it again: server-side apply is idempotent.
 that one that hangs holds up nobody else. Any number of processes may do both: each
 first locks the record's row in `vworkspace_delivery_lock` (SKIP LOCKED), so a record is
 delivered by one at a time and its intents stay in order.
+
+Both have a deadline, after which no further attempt is begun: what was not attempted
+stays due as it is, and the next run of the cron goes on with it.
 """
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
+
+import psycopg2
 
 from odoo import fields
 from odoo.exceptions import UserError
@@ -38,6 +44,7 @@ MODELS = ("vworkspace.application.instance", "vworkspace.operation")
 DUE_STATES = ("pending", "failed", "denied", "deleting")
 PASSES = 3  # for a record whose intent changed while it was being delivered
 LOOK_EVERY = 0.25  # s between two looks for clusters that became due meanwhile
+LOOK_AGAIN = 1.0  # s, at a cluster for which nothing could be done
 SLOW_DOWN = 1.0  # s, when a server says 429 and not for how long
 
 
@@ -73,30 +80,35 @@ def run_cron(env):
         # What drifted waits; what is due does not wait for it.
         _logger.exception("Drift could not be healed; tried again.")
     handled, complete = run(env.registry, budget=const.DELIVERY_BUDGET)
-    env["ir.cron"]._commit_progress(handled, remaining=0 if complete else 1)
+    env["ir.cron"]._commit_progress(handled)
+    if not complete:
+        # Not as progress that remains: Odoo would run it again at once, ten times, and
+        # would end a process whose jobs take longer than its time limit together.
+        in_transaction(env.registry, waker.trigger, fields.Datetime.now())
 
 
 def run(registry, *, budget=const.DELIVERY_BUDGET):
     """Deliver what is due, clusters side by side.
 
-    :param budget: s after which no further batch is begun
+    :param budget: s after which no further attempt is begun
     :return: how many records were handled, and whether nothing that is due is left
     :rtype: tuple[int, bool]
     """
     deadline = time.monotonic() + budget
     handled = 0
     busy = {}  # future by lane
-    idle = set()  # clusters whose due records others are delivering
+    idle = {}  # until when a cluster is left alone, such as one that others deliver to
     with ThreadPoolExecutor(const.DELIVERY_LANES, "vworkspace-lane") as pool:
         while True:
             due = in_transaction(registry, _due_lanes)
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 due = []
-            due = [d for d in due if d not in busy and d[0] not in idle]
+            due = [d for d in due if d not in busy and idle.get(d[0], now) <= now]
             for lane in due[: const.DELIVERY_LANES - len(busy)]:
-                busy[lane] = pool.submit(_lane, registry, lane[0])
+                busy[lane] = pool.submit(_lane, registry, lane[0], deadline)
             if not busy:
-                return handled, time.monotonic() <= deadline
+                return handled, now <= deadline
             done, _not_done = wait(
                 busy.values(), timeout=LOOK_EVERY, return_when=FIRST_COMPLETED
             )
@@ -104,12 +116,13 @@ def run(registry, *, budget=const.DELIVERY_BUDGET):
                 count = busy.pop(lane).result()
                 handled += count
                 if not count:
-                    idle.add(lane[0])
+                    idle[lane[0]] = time.monotonic() + LOOK_AGAIN
 
 
-def deliver(registry, model, cluster_id, *, ids=None):
+def deliver(registry, model, cluster_id, *, deadline=math.inf, ids=None):
     """Deliver one batch of what is due in a cluster; return how many attempts it made.
 
+    :param deadline: by the monotonic clock, after which no further attempt is begun
     :param ids: only these records; None: whatever is due
     """
     attempts = 0
@@ -121,11 +134,35 @@ def deliver(registry, model, cluster_id, *, ids=None):
             batch = in_transaction(registry, _read_batch, model, cluster_id, todo)
             if not batch.intents:
                 break
-            outcomes = _attempt_all(registry, batch)
+            outcomes = _attempt_all(registry, batch, deadline)
             attempts += len(outcomes)
-            todo = in_transaction(registry, store.outcomes, batch, outcomes)
+            todo = _store(registry, batch, outcomes)
         lock_cr.rollback()
     return attempts
+
+
+def _store(registry, batch, outcomes):
+    """Store the outcomes; one that cannot be stored keeps no other from it.
+
+    :return: ids of the records that are to be delivered once more
+    """
+    try:
+        return in_transaction(registry, store.outcomes, batch, outcomes)
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        raise  # nothing is wrong with the outcomes
+    except Exception:
+        if len(outcomes) == 1:
+            _logger.exception(
+                "The outcome of %s %s cannot be stored.", batch.model, *outcomes
+            )
+            in_transaction(registry, store.postpone, batch, *outcomes)
+            return []
+    ids = list(outcomes)
+    middle = len(ids) // 2
+    again = []
+    for part in (ids[:middle], ids[middle:]):
+        again += _store(registry, batch, {i: outcomes[i] for i in part})
+    return again
 
 
 def _deliver_waiting(registry, waiting):
@@ -134,10 +171,16 @@ def _deliver_waiting(registry, waiting):
         if sum(map(len, waiting.values())) > const.DELIVER_AFTER_COMMIT_LIMIT:
             in_transaction(registry, waker.trigger, fields.Datetime.now())
             return
+        deadline = time.monotonic() + const.DELIVER_AFTER_COMMIT_BUDGET
         for model, ids in waiting.items():
             clusters = in_transaction(registry, _open_clusters, model, list(ids))
             for cluster_id in clusters:
-                deliver(registry, model, cluster_id, ids=list(ids))
+                deliver(
+                    registry, model, cluster_id, deadline=deadline, ids=list(ids)
+                )
+            # Others may have held the locks of what they had read before this commit.
+            if in_transaction(registry, _open_clusters, model, list(ids)):
+                in_transaction(registry, waker.trigger, fields.Datetime.now())
     except Exception:
         _logger.exception("Delivery after commit failed; the cron will deliver.")
 
@@ -149,13 +192,15 @@ def _heal_due(env):
 # === LANES === #
 
 
-def _lane(registry, cluster_id):
+def _lane(registry, cluster_id, deadline):
     """Deliver one batch of each model to one cluster; return the records handled."""
     threading.current_thread().dbname = registry.db_name
     try:
         if not _probe(registry, cluster_id):
             return 0
-        return sum(deliver(registry, model, cluster_id) for model in MODELS)
+        return sum(
+            deliver(registry, model, cluster_id, deadline=deadline) for model in MODELS
+        )
     except Exception:
         # One cluster's trouble stays with that cluster; what is due stays due.
         _logger.exception("Delivery to cluster %s failed; tried again.", cluster_id)
@@ -182,11 +227,11 @@ def _connection_to_probe(env, cluster_id):
     return None if isinstance(connection, Exception) else connection
 
 
-def _attempt_all(registry, batch):
+def _attempt_all(registry, batch, deadline):
     """Attempt the batch's intents, several at once; return the outcomes by record.
 
-    Those that were not attempted, because the lane was opened meanwhile, are missing:
-    they stay due as they are.
+    Those that were not attempted, because the lane was opened meanwhile or it became
+    too late, are missing: they stay due as they are.
     """
     limit = lanes.limits.get((registry.db_name, batch.cluster_id))
     opened = threading.Event()
@@ -195,7 +240,7 @@ def _attempt_all(registry, batch):
 
     def work(intent):
         with limit.turn():
-            if opened.is_set():
+            if opened.is_set() or time.monotonic() > deadline:
                 return
             result, error = attempt(intent, (UserError, SealingError))
             outcomes[intent.record_id] = result
@@ -326,8 +371,9 @@ def _read_batch(env, model, cluster_id, ids):
         SQL(
             """SELECT record.id, record.intent_revision, record.revision_id,
                       revision.kind, revision.manifest, revision.takeover_fields,
-                      revision.given_up_fields, record.uid, record.delivery_attempts,
-                      record.applied_fields
+                      revision.given_up_fields, record.uid, record.applied_fields,
+                      CASE WHEN record.delivery_state = 'denied' THEN 0
+                           ELSE record.delivery_attempts END AS attempts
                  FROM vworkspace_revision revision, %s
                   AND revision.id = record.revision_id AND record.id = ANY(%s)
              ORDER BY record.next_attempt_at, record.id""",
@@ -353,7 +399,7 @@ def _read_batch(env, model, cluster_id, ids):
                 resource=env.registry[model]._resource,
                 manifest=json.loads(row["manifest"]),
                 uid=row["uid"] or None,
-                attempts=row["delivery_attempts"] or 0,
+                attempts=row["attempts"] or 0,
                 applied_fields=row["applied_fields"],
                 takeover=frozenset(row["takeover_fields"] or ()),
                 given_up=frozenset(row["given_up_fields"] or ()),

@@ -18,7 +18,7 @@ from .. import times
 from ..kube import ownership, resources
 from ..status import sink
 from ..transactions import lock_rows
-from . import lanes, waker
+from . import lanes, outcome, waker
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def outcomes(env, batch, results):
             again.append(record_id)  # at once, on the connection that replaced it
         else:
             stored.append(record_id)
-    _update_identities(env, model, [i for i in again if results[i].object], results)
+    _update_applied(env, model, [i for i in again if results[i].object], by_id, results)
     _update_records(env, model, stored, by_id, results, now)
     # What was overtaken was sent all the same.
     _update_revisions(env, [*stored, *overtaken], by_id, results, now)
@@ -70,6 +70,20 @@ def outcomes(env, batch, results):
         waker.trigger(env, now + timedelta(seconds=min(waits)))
     model.browse(ids)._notify_updated()
     return again
+
+
+def postpone(env, batch, record_id):
+    """Have a record wait whose outcome cannot be stored; it is delivered once more."""
+    (intent,) = (i for i in batch.intents if i.record_id == record_id)
+    at = fields.Datetime.now() + timedelta(seconds=outcome.back_off(intent.attempts))
+    env.cr.execute(
+        f"""UPDATE "{env[batch.model]._table}"
+               SET next_attempt_at = %s,
+                   delivery_attempts = COALESCE(delivery_attempts, 0) + 1
+             WHERE id = %s AND intent_revision = %s""",  # noqa: S608 a model's table
+        [at, record_id, intent.revision],
+    )
+    waker.trigger(env, at)
 
 
 # === ROWS === #
@@ -98,10 +112,18 @@ def _records_and_revisions(env, model, ids, intents):
     return {row["id"]: row for row in env.cr.dictfetchall()}
 
 
-def _update_identities(env, model, ids, results):
-    """Keep which object the records have, of outcomes that are overtaken already."""
+def _update_applied(env, model, ids, intents, results):
+    """Keep what was applied, of outcomes that are overtaken already."""
     for record in model.browse(ids):
-        record._writer().write(_identity(results[record.id].object))
+        result, intent = results[record.id], intents[record.id]
+        values = _identity(result.object)
+        if intent.kind != "delete":
+            values["applied_fields"] = ownership.owned_fields(result.object)
+        if result.state == "applied":
+            values["delivered_revision"] = intent.revision
+            values["applied_revision_id"] = intent.revision_id
+            values["delivered_at"] = times.now(env)
+        record._writer().write(values)
 
 
 def _identity(obj):
@@ -237,7 +259,7 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
     for record_id in ids:
         result, intent, row = results[record_id], intents[record_id], known[record_id]
         before = (row["delivery_state"], row["delivery_reason"])
-        if intent.attempts and before == (result.state, result.reason or None):
+        if before == (result.state, result.reason or None):
             continue
         if before[0] == result.state == "deleted":
             continue  # a report said so first
