@@ -214,7 +214,7 @@ def test_what_a_run_has_no_time_for_stays_due_and_the_cron_runs_again(
     found = states(database, ids)
     assert 0 < found.count("applied") <= 4  # those that were under way
     assert found.count("pending") == count - found.count("applied")
-    assert len(triggers(database)) == 1
+    assert any(at <= now() for at in triggers(database))
     clock.now = 0.0
     monkeypatch.setattr(apply, "apply", real_apply)
     database.run_cron("ir_cron_deliver")
@@ -234,7 +234,7 @@ def test_a_request_that_has_waited_long_enough_leaves_the_rest_to_the_cron(
 
     assert database.read(instance, "delivery_state") == "pending"
     assert list_objects(control_plane, namespace) == []
-    assert len(triggers(database)) == 1
+    assert any(at <= now() for at in triggers(database))
 
 
 def test_an_intent_whose_record_is_locked_has_the_cron_run(
@@ -254,7 +254,7 @@ def test_an_intent_whose_record_is_locked_has_the_cron_run(
         holder.close()
 
     assert database.read(instance, "delivery_state") == "pending"
-    assert len(triggers(database)) == 1
+    assert any(at <= now() for at in triggers(database))
 
 
 # === DEFECTS OF OUR OWN === #

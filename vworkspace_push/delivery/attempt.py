@@ -1,5 +1,7 @@
 """One attempt to bring one intent to its cluster: network alone, no database."""
 
+import hashlib
+import json
 import logging
 import time
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ class Intent:
     kind: str  # deploy, adopt or delete
     resource: Resource
     manifest: dict
+    manifest_before: str | None  # of the revision before, as JSON
     uid: str | None
     attempts: int  # in a row that failed and may succeed by themselves
     applied_fields: str | None = None  # what we owned after the last apply
@@ -70,7 +73,30 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
                 retryable=True,
             ),
         )
-    return replace(result, duration=time.monotonic() - started), error
+    result = replace(
+        result,
+        duration=time.monotonic() - started,
+        owned=_owned(intent, result),
+        changes=_changes(intent),
+        digest=_digest(intent.signed),
+    )
+    return result, error
+
+
+def _owned(intent, result):
+    if result.object is None or intent.kind == "delete":
+        return None
+    return ownership.owned_fields(result.object)
+
+
+def _changes(intent):
+    before = intent.manifest_before and json.loads(intent.manifest_before)
+    return diff.render(diff.changes(before, intent.manifest))
+
+
+def _digest(manifest):
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _failed(intent, error):

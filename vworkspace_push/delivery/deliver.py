@@ -371,10 +371,16 @@ def _read_batch(env, model, cluster_id, ids):
         SQL(
             """SELECT record.id, record.intent_revision, record.revision_id,
                       revision.kind, revision.manifest, revision.takeover_fields,
+                      before.manifest AS manifest_before,
                       revision.given_up_fields, record.uid, record.applied_fields,
                       CASE WHEN record.delivery_state = 'denied' THEN 0
                            ELSE record.delivery_attempts END AS attempts
-                 FROM vworkspace_revision revision, %s
+                 FROM vworkspace_revision revision
+            LEFT JOIN vworkspace_revision before
+                   ON before.res_model = revision.res_model
+                  AND before.res_id = revision.res_id
+                  AND before.number = revision.number - 1,
+                      %s
                   AND revision.id = record.revision_id AND record.id = ANY(%s)
              ORDER BY record.next_attempt_at, record.id""",
             _deliverable(env[model]._table),
@@ -398,6 +404,7 @@ def _read_batch(env, model, cluster_id, ids):
                 kind=row["kind"],
                 resource=env.registry[model]._resource,
                 manifest=json.loads(row["manifest"]),
+                manifest_before=row["manifest_before"],
                 uid=row["uid"] or None,
                 attempts=row["attempts"] or 0,
                 applied_fields=row["applied_fields"],

@@ -34,6 +34,13 @@ class Outcome:
     :param retry_in: s until it is tried again; None: only when a person asks for it
     :param object: as the cluster answered with it
     :param duration: s that the attempt took
+
+    What follows from it and from the manifest is worked out with the attempt, so that
+    storing it is quick:
+
+    :param owned: our entry of managedFields as text; None: nothing was said of it
+    :param changes: what the revision was to change, as lines of text
+    :param digest: SHA-256 of the manifest as it was sent
     """
 
     state: str
@@ -46,6 +53,9 @@ class Outcome:
     audit_id: str = ""
     duration: float = 0.0
     credential_refused: bool = False
+    owned: str | None = None
+    changes: str = ""
+    digest: str = ""
 
 
 def from_error(error: Exception, *, attempts, deleting=False):

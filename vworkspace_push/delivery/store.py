@@ -5,17 +5,14 @@ An outcome counts only while its revision is still the record's: a newer intent 
 saved during the attempt is never marked as delivered; it is delivered next.
 """
 
-import hashlib
-import json
 import logging
 from datetime import timedelta
-
-from psycopg2.extras import execute_values
 
 from odoo import fields
 
 from .. import times
-from ..kube import ownership, resources
+from ..kube import resources
+from ..rows import as_json
 from ..status import sink
 from ..transactions import lock_rows
 from . import lanes, outcome, waker
@@ -94,18 +91,13 @@ def _records_and_revisions(env, model, ids, intents):
     env.cr.execute(
         f"""SELECT record.id, record.intent_revision, record.delivery_state,
                    record.delivery_reason, record.name, namespace.name AS namespace,
-                   record.company_id, revision.user_id, revision.reason,
-                   before.manifest AS manifest_before
+                   record.company_id, revision.user_id, revision.reason
               FROM "{env[model]._table}" record
               JOIN vworkspace_cluster_namespace namespace
                 ON namespace.id = record.namespace_id
               JOIN vworkspace_revision revision
                 ON revision.res_model = %s AND revision.res_id = record.id
                AND revision.id = ANY(%s)
-         LEFT JOIN vworkspace_revision before
-                ON before.res_model = revision.res_model
-               AND before.res_id = revision.res_id
-               AND before.number = revision.number - 1
              WHERE record.id = ANY(%s)""",  # noqa: S608 the name of a model's table
         [model, [intents[i].revision_id for i in ids], list(ids)],
     )
@@ -117,8 +109,8 @@ def _update_applied(env, model, ids, intents, results):
     for record in model.browse(ids):
         result, intent = results[record.id], intents[record.id]
         values = _identity(result.object)
-        if intent.kind != "delete":
-            values["applied_fields"] = ownership.owned_fields(result.object)
+        if result.owned is not None:
+            values["applied_fields"] = result.owned
         if result.state == "applied":
             values["delivered_revision"] = intent.revision
             values["applied_revision_id"] = intent.revision_id
@@ -129,67 +121,65 @@ def _update_applied(env, model, ids, intents, results):
 def _identity(obj):
     """Return what the cluster says of which object this is, fit for a row."""
     return {
-        "uid": resources.metadata_text(obj, "uid"),
-        "resource_version": resources.metadata_text(obj, "resourceVersion"),
+        "uid": resources.metadata_text(obj, "uid") or None,
+        "resource_version": resources.metadata_text(obj, "resourceVersion") or None,
         "generation": resources.metadata_generation(obj),
     }
 
 
 def _update_records(env, model, ids, intents, results, now):
     """Write the outcomes of `ids`; what an outcome does not speak of stays."""
+    if not ids:
+        return
     rows = []
     for record_id in ids:
         result, intent = results[record_id], intents[record_id]
-        identity = _identity(result.object) if result.object else {}
         applied = result.state == "applied"
         rows.append(
-            (
-                record_id,
-                result.state,
-                result.reason or None,
-                _shown_message(result),
-                result.retry_in and now + timedelta(seconds=result.retry_in),
-                "\n".join(result.warnings) or None,
-                identity.get("uid") or None,
-                identity.get("resource_version") or None,
-                identity.get("generation"),
-                ownership.owned_fields(result.object)
-                if result.object and intent.kind != "delete"
-                else None,
-                intent.revision if applied else None,
-                intent.revision_id if applied else None,
-                times.now(env) if applied else None,
-            )
+            {
+                "id": record_id,
+                "state": result.state,
+                "reason": result.reason or None,
+                "message": _shown_message(result),
+                "next_attempt_at": None
+                if result.retry_in is None
+                else now + timedelta(seconds=result.retry_in),
+                "warnings": "\n".join(result.warnings) or None,
+                **(_identity(result.object) if result.object else {}),
+                "owned": result.owned,
+                "revision": intent.revision if applied else None,
+                "revision_id": intent.revision_id if applied else None,
+                "delivered_at": times.now(env) if applied else None,
+            }
         )
-    if not rows:
-        return
-    execute_values(
-        env.cr._obj,
+    env.cr.execute(
         f"""UPDATE "{model._table}" record
                SET delivery_state = new.state,
                    delivery_reason = new.reason,
                    delivery_message = new.message,
                    delivery_attempts = COALESCE(record.delivery_attempts, 0) + 1,
-                   next_attempt_at = new.next_attempt_at::timestamp,
+                   next_attempt_at = new.next_attempt_at,
                    delivery_warnings = new.warnings,
                    uid = COALESCE(new.uid, record.uid),
-                   resource_version = COALESCE(new.version, record.resource_version),
-                   generation = COALESCE(new.generation::int, record.generation),
-                   applied_fields = COALESCE(new.applied, record.applied_fields),
-                   claimed_database = CASE WHEN new.applied IS NULL
+                   resource_version =
+                       COALESCE(new.resource_version, record.resource_version),
+                   generation = COALESCE(new.generation, record.generation),
+                   applied_fields = COALESCE(new.owned, record.applied_fields),
+                   claimed_database = CASE WHEN new.owned IS NULL
                                            THEN record.claimed_database END,
                    delivered_revision =
-                       COALESCE(new.revision::int, record.delivered_revision),
+                       COALESCE(new.revision, record.delivered_revision),
                    applied_revision_id =
-                       COALESCE(new.revision_id::int, record.applied_revision_id),
-                   delivered_at =
-                       COALESCE(new.delivered_at::timestamp, record.delivered_at)
-              FROM (VALUES %s) AS new (
-                   id, state, reason, message, next_attempt_at, warnings, uid, version,
-                   generation, applied, revision, revision_id, delivered_at)
+                       COALESCE(new.revision_id, record.applied_revision_id),
+                   delivered_at = COALESCE(new.delivered_at, record.delivered_at)
+              FROM json_to_recordset(%s) AS new (
+                   id int, state varchar, reason varchar, message text,
+                   next_attempt_at timestamp, warnings text, uid varchar,
+                   resource_version varchar, generation int, owned text, revision int,
+                   revision_id int, delivered_at timestamp)
              WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
-        rows,
-        page_size=len(rows),
+        [as_json(rows)],
+        log_exceptions=False,
     )
 
 
@@ -202,20 +192,22 @@ def _shown_message(result):
 
 def _update_revisions(env, ids, intents, results, now):
     rows = [
-        (intents[i].revision_id, results[i].state, results[i].message or None, now)
+        {
+            "id": intents[i].revision_id,
+            "outcome": results[i].state,
+            "message": results[i].message or None,
+        }
         for i in ids
     ]
-    if rows:
-        execute_values(
-            env.cr._obj,
-            """UPDATE vworkspace_revision revision
-                  SET outcome = new.outcome, message = new.message,
-                      finished_at = new.finished_at
-                 FROM (VALUES %s) AS new (id, outcome, message, finished_at)
-                WHERE revision.id = new.id""",
-            rows,
-            page_size=len(rows),
-        )
+    env.cr.execute(
+        """UPDATE vworkspace_revision revision
+              SET outcome = new.outcome, message = new.message, finished_at = %s
+             FROM json_to_recordset(%s) AS new (
+                  id int, outcome varchar, message text)
+            WHERE revision.id = new.id""",
+        [now, as_json(rows)],
+        log_exceptions=False,
+    )
 
 
 # === CONFLICTS AND DRIFT === #
@@ -254,7 +246,6 @@ def _store_conflicts(records, results):
 
 def _add_audit_entries(env, ids, batch, intents, results, known):
     """Add what was done. A failure that only repeats itself is told once."""
-    revisions = env["vworkspace.revision"]
     rows = []
     for record_id in ids:
         result, intent, row = results[record_id], intents[record_id], known[record_id]
@@ -276,20 +267,15 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
                 "cluster_id": batch.cluster_id,
                 "revision": intent.revision,
                 "reason": row["reason"],
-                "diff": revisions._changes(row["manifest_before"], intent.manifest),
+                "diff": result.changes or None,
                 "message": result.message or None,
-                "manifest_digest": _digest(intent.signed),
+                "manifest_digest": result.digest,
                 "server_audit_id": result.audit_id or None,
                 "credential": batch.credential or None,
                 "duration": round(result.duration * 1000),
             }
         )
     env["vworkspace.audit.entry"]._add(rows)
-
-
-def _digest(manifest):
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _tell(records, results, known, limit):
