@@ -297,9 +297,9 @@ def test_an_outcome_that_cannot_be_stored_keeps_no_other_from_it(
     make_pending(database, ids)
     real_tell = store._tell
 
-    def fail_for_one(records, *arguments):
-        assert ids[2] not in records.ids
-        return real_tell(records, *arguments)
+    def fail_for_one(env, batch, stored, *arguments):
+        assert ids[2] not in stored
+        return real_tell(env, batch, stored, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(store, "_tell", fail_for_one)

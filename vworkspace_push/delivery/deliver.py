@@ -175,9 +175,7 @@ def _deliver_waiting(registry, waiting):
         for model, ids in waiting.items():
             clusters = in_transaction(registry, _open_clusters, model, list(ids))
             for cluster_id in clusters:
-                deliver(
-                    registry, model, cluster_id, deadline=deadline, ids=list(ids)
-                )
+                deliver(registry, model, cluster_id, deadline=deadline, ids=list(ids))
             # Others may have held the locks of what they had read before this commit.
             if in_transaction(registry, _open_clusters, model, list(ids)):
                 in_transaction(registry, waker.trigger, fields.Datetime.now())

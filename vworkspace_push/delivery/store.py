@@ -50,18 +50,17 @@ def outcomes(env, batch, results):
     _update_records(env, model, stored, by_id, results, now)
     # What was overtaken was sent all the same.
     _update_revisions(env, [*stored, *overtaken], by_id, results, now)
-    records = model.browse(stored)
     model.browse(ids).invalidate_recordset()
     env["vworkspace.revision"].invalidate_model()
-    _store_conflicts(records, results)
-    gone = records.filtered(lambda r: r.delivery_state in ("deleted", "lost"))
-    gone._forget_observed()
+    # Of a bulk that goes well, no record is read: their rows are long.
+    _store_conflicts(model.browse(stored), results)
+    gone = [i for i in stored if results[i].state in ("deleted", "lost")]
+    model.browse(gone)._forget_observed()
     _add_audit_entries(env, [*stored, *overtaken], batch, by_id, results, known)
-    limit = lanes.limits.get((env.cr.dbname, batch.cluster_id))
-    _tell(records, results, known, limit)
+    _tell(env, batch, stored, results, known)
     if not replaced and any(results[i].credential_refused for i in stored):
         cluster._credential_refused(batch.connection_version)
-    _store_reported_objects(records, results)
+    _store_reported_objects(env, batch, stored, results)
     waits = [results[i].retry_in for i in stored if results[i].retry_in is not None]
     if waits:
         waker.trigger(env, now + timedelta(seconds=min(waits)))
@@ -278,47 +277,49 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
     env["vworkspace.audit.entry"]._add(rows)
 
 
-def _tell(records, results, known, limit):
+def _tell(env, batch, ids, results, known):
     """Post what a person has to hear of, once, and log every outcome."""
-    for record in records:
-        result = results[record.id]
-        if result.state in TOLD and known[record.id]["delivery_state"] != result.state:
-            record.message_post(body=result.message)
+    for record_id in ids:
+        result = results[record_id]
+        if result.state in TOLD and known[record_id]["delivery_state"] != result.state:
+            env[batch.model].browse(record_id).message_post(body=result.message)
         _logger.debug(
             "Delivery of %s %s: %s %s",
-            record._name,
-            record.id,
+            batch.model,
+            record_id,
             result.state,
             result.reason,
         )
-    if records:
-        states = [results[record.id].state for record in records]
+    if ids:
+        states = [results[record_id].state for record_id in ids]
         _logger.info(
             "Delivered %s of %s: %s, with up to %s calls at once",
             len(states),
-            records._name,
+            batch.model,
             ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))),
-            limit.now,
+            lanes.limits.get((env.cr.dbname, batch.cluster_id)).now,
         )
 
 
 # === STATUS === #
 
 
-def _store_reported_objects(records, results):
+def _store_reported_objects(env, batch, ids, results):
     """Hand the objects that the cluster answered with to the sink, if they say more.
 
     The watch may have seen a status before the record knew the object's uid. A new
     object has no status yet: there is nothing to hand over.
     """
-    reports = {}
-    for record in records:
-        answered = results[record.id].object
-        if answered and (
+    kind = env.registry[batch.model]._resource.kind
+    answers = [results[record_id].object for record_id in ids]
+    reports = [
+        sink.Report.from_object(answered, kind=kind)
+        for answered in answers
+        if answered
+        and (
             answered.get("status")
             or resources.metadata_text(answered, "deletionTimestamp")
-        ):
-            report = sink.Report.from_object(answered, kind=record._resource.kind)
-            reports.setdefault(record.cluster_id.id, []).append(report)
-    for cluster_id, answers in reports.items():
-        sink.ingest(records.env, cluster_id, answers)
+        )
+    ]
+    if reports:
+        sink.ingest(env, batch.cluster_id, reports)
