@@ -514,6 +514,17 @@ class ControlPlane:
             log=self.directory / "kube-apiserver.log",
         )
 
+    def restart_controllers(self) -> None:
+        """Have the controllers look at everything afresh.
+
+        After failures, the namespace controller waits up to a minute between its
+        attempts, and its streams find out late that a server was restarted.
+        """
+        if self._controller_manager is None:
+            raise Failure("There are no controllers here.")
+        self._controller_manager.kill()
+        self._start_controller_manager()
+
     def _start_controller_manager(self) -> None:
         if self._controller_manager is not None and self._controller_manager.running:
             return

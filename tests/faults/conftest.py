@@ -9,6 +9,7 @@ from environment.odoo import START_TIMEOUT, WATCH_READY_LINE
 from environment.processes import free_port
 from tests.conftest import CLUSTER_ID
 from tests.faults.client import OdooClient
+from tests.live_objects import delete_object, list_objects
 from tests.waiting import eventually
 
 DATABASE = "faults"
@@ -17,6 +18,7 @@ NOISE = (" ERROR ", " CRITICAL ", "Traceback")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # of a log, begins here
 CRON_THREADS = 3  # of each server
 READ_LOG = pytest.StashKey()  # a function that returns what a test had logged
+FAILED = pytest.StashKey()  # whether a part of the test failed
 LOG_SHOWN = 8000  # characters of it, with a failure
 
 
@@ -79,6 +81,7 @@ def odoo_log(work):
 def pytest_runtest_makereport(item, call):
     """Show with a failure what the Odoos logged during the test."""
     report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if report.failed and (read := item.stash.get(READ_LOG, None)):
         report.sections.append(("Odoo's log", read()[-LOG_SHOWN:]))
     return report
@@ -145,8 +148,11 @@ def cluster_ids(control_plane, odoo_server):
 
 
 @pytest.fixture
-def make_instances(client, cluster_ids, namespace):
-    """Return a function that makes drafts in the test's namespace."""
+def make_instances(client, cluster_ids, namespace, connection, control_plane, request):
+    """Return a function that makes drafts in the test's namespace.
+
+    What a test leaves that failed is taken away: the others compare everything.
+    """
     places = client.call(
         "vworkspace.cluster.namespace",
         "create",
@@ -173,7 +179,18 @@ def make_instances(client, cluster_ids, namespace):
             ],
         )
 
-    return make
+    yield make
+    if request.node.stash[FAILED]:
+        for obj in list_objects(control_plane, namespace):
+            delete_object(control_plane, namespace, obj["metadata"]["name"])
+        with connection.cursor() as cr:
+            cr.execute(
+                """UPDATE vworkspace_application_instance
+                      SET delivery_state = 'deleted', uid = NULL, health = NULL,
+                          is_drifted = FALSE, heal_mode = 'off', next_attempt_at = NULL
+                    WHERE namespace_id = ANY(%s)""",
+                [places],
+            )
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ def test_a_namespace_deleted_under_us_is_told_and_nothing_comes_back_by_itself(
     ids = make_instances(1)
     client.call(INSTANCE, "action_deploy", ids)
     control_plane.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    control_plane.restart_controllers()  # servers were killed in the tests before
     eventually(
         lambda: not exists(control_plane, f"/api/v1/namespaces/{namespace}"),
         what="the namespace to be gone",
-        timeout=CONVERGENCE,  # its controller looks again only after a while
+        timeout=CONVERGENCE,
     )
 
     client.call(INSTANCE, "write", ids, {"chart_version": "1.5.0"})
