@@ -63,6 +63,14 @@ ANSWER = "to answer: it is tried again at"
 LOOK = "Somebody to look at the reason and to deploy it again"
 START_OVER = "start over with a new object"
 
+# After these the server may have made the object all the same.
+UNSURE = {
+    *("500-etcd", "500-with-a-reason", "500-without-a-reason", "502-of-a-proxy"),
+    *("503-starting", "503-of-a-proxy", "504", "504-version", "408"),
+    *("409-that-cannot-be-looked-into", "garbage", "a-list", "a-login-page", "huge"),
+    *("huge-refusal", "cut", "hung-up", "silent"),
+}
+
 REAL = (
     Row(
         "no-right",
@@ -1207,7 +1215,7 @@ def assert_told(database, instance, row):
     stored = database.read(
         instance,
         *("delivery_state", "delivery_reason", "delivery_message"),
-        *("next_attempt_at", "waiting_for"),
+        *("next_attempt_at", "waiting_for", "may_exist"),
     )
     message = stored["delivery_message"]
     assert (stored["delivery_state"], stored["delivery_reason"]) == (
@@ -1220,6 +1228,8 @@ def assert_told(database, instance, row):
     assert "\x00" not in message
     assert len(message) < 2_500
     assert row.waits in (stored["waiting_for"] or "")
+    if row.name:
+        assert stored["may_exist"] is (row.name in UNSURE)
     if row.wait is None:
         assert not stored["next_attempt_at"]
         return

@@ -75,7 +75,11 @@ def _apply(intent):
         made_by_us = _uid_if_ours(exc.live, intent)
         if intent.uid or not made_by_us:
             raise _explained(exc, intent) from None
-    return _apply_to(intent, made_by_us)
+    try:
+        return _apply_to(intent, made_by_us)
+    except KubeError as exc:
+        exc.unsettled = True  # it is there, and ours
+        raise
 
 
 def _apply_to(intent, uid):

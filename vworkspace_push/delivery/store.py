@@ -49,7 +49,8 @@ def outcomes(env, batch, results):
             again.append(record_id)  # at once, on the connection that replaced it
         else:
             stored.append(record_id)
-    _update_identities(env, model, [i for i in again if results[i].object], results)
+    found = [i for i in again if results[i].object or results[i].may_exist]
+    _update_identities(env, model, found, results)
     _update_records(env, model, stored, by_id, results, now)
     # What was overtaken was sent all the same.
     _update_revisions(env, [*stored, *overtaken], by_id, results, now)
@@ -101,7 +102,10 @@ def _records_and_revisions(env, model, ids, intents):
 def _update_identities(env, model, ids, results):
     """Keep which object the records have, of outcomes that are overtaken already."""
     for record in model.browse(ids):
-        record._writer().write(_identity(results[record.id].object))
+        if obj := results[record.id].object:
+            record._writer().write({**_identity(obj), "may_exist": False})
+        elif not record.uid:
+            record._writer().may_exist = True
 
 
 def _identity(obj):
@@ -126,6 +130,7 @@ def _update_records(env, model, ids, intents, results, now):
                 result.state,
                 result.reason or None,
                 _shown_message(result),
+                result.may_exist,
                 result.retry_in and now + timedelta(seconds=result.retry_in),
                 "\n".join(result.warnings) or None,
                 identity.get("uid") or None,
@@ -144,13 +149,17 @@ def _update_records(env, model, ids, intents, results, now):
     execute_values(
         env.cr._obj,
         f"""UPDATE "{model._table}" record
-               SET delivery_state = new.state,
+               SET delivery_state = CASE WHEN new.state = 'draft'
+                       AND record.applied_revision_id IS NOT NULL
+                       THEN 'applied' ELSE new.state END,
                    delivery_reason = new.reason,
                    delivery_message = new.message,
                    delivery_attempts = COALESCE(record.delivery_attempts, 0) + 1,
                    next_attempt_at = new.next_attempt_at::timestamp,
                    delivery_warnings = new.warnings,
                    uid = COALESCE(new.uid, record.uid),
+                   may_exist = COALESCE(new.uid, record.uid) IS NULL
+                       AND COALESCE(new.may_exist::boolean, record.may_exist),
                    resource_version = COALESCE(new.version, record.resource_version),
                    generation = COALESCE(new.generation::int, record.generation),
                    applied_fields = COALESCE(new.applied, record.applied_fields),
@@ -163,8 +172,9 @@ def _update_records(env, model, ids, intents, results, now):
                    delivered_at =
                        COALESCE(new.delivered_at::timestamp, record.delivered_at)
               FROM (VALUES %s) AS new (
-                   id, state, reason, message, next_attempt_at, warnings, uid, version,
-                   generation, applied, revision, revision_id, delivered_at)
+                   id, state, reason, message, may_exist, next_attempt_at, warnings,
+                   uid, version, generation, applied, revision, revision_id,
+                   delivered_at)
              WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
         rows,
         page_size=len(rows),
