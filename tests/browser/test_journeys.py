@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.deliveries import RIVAL, patch, set_version
-from tests.live_objects import create_object, get_object
+from tests.live_objects import create_object, get_object, list_objects
 
 CATALOG_ENTRY = "vworkspace.catalog.entry"
 CLUSTER = "vworkspace.cluster"
@@ -215,6 +215,28 @@ def test_what_is_paused_waits_in_sight_and_goes_out_when_resumed(
     expect(screen.badge("Paused")).to_have_count(0)
     live = get_object(control_plane, namespace, name)
     assert live["spec"]["chart"]["version"] == "1.5.0"
+    screen.expect_no_reload()
+
+
+def test_what_waits_for_its_first_delivery_is_withdrawn(
+    browse, make_application, control_plane, namespace
+):
+    name, id_ = make_application(deployed=False)
+    screen = browse("demo")
+    screen.open_application(id_)
+    screen.choose_in_gear_menu("Pause Deliveries")
+    expect(screen.badge("Paused")).to_be_visible()
+    screen.press("Deploy")
+    screen.expect_delivery("Pending")
+
+    screen.press("Withdraw")
+    screen.expect_delivery("Draft")
+    screen.press("Resume")
+    expect(screen.badge("Paused")).to_have_count(0)
+
+    screen.expect_delivery("Draft")
+    names = [obj["metadata"]["name"] for obj in list_objects(control_plane, namespace)]
+    assert name not in names
     screen.expect_no_reload()
 
 

@@ -161,6 +161,8 @@ def test_what_is_on_its_way_right_now_stays(
     database, make_instance, control_plane, namespace, monkeypatch, method, arguments
 ):
     """Whoever waited for the deliverer, with the record locked, would wait for ever."""
+    from psycopg2 import Error
+
     from odoo.exceptions import UserError
 
     from odoo.addons.vworkspace_push.kube import apply
@@ -179,7 +181,7 @@ def test_what_is_on_its_way_right_now_stays(
             with database.transaction() as env:
                 env.cr.execute("SET LOCAL lock_timeout = '5s'")
                 getattr(env[INSTANCE].browse(instance.ids), method)(*arguments)
-        except Exception as exc:
+        except (UserError, Error) as exc:
             refusals.append(exc)
 
     def apply_meanwhile(*positional, **keywords):
