@@ -270,6 +270,33 @@ def test_deleting_from_production_asks_for_the_name(
     screen.expect_delivery("Deleted")
 
 
+def test_an_operation_waits_while_it_is_paused_and_is_deleted_by_its_name(
+    browse, odoo, production, make_application
+):
+    capability = {"capability": "backup", "engine": "velero"}
+    application, id_ = make_application(capability_ids=[(0, 0, capability)])
+    name = f"backup-{application}"
+    values = {"name": name, "target_id": id_, "type": "Backup", "engine": "velero"}
+    operation = odoo.create("vworkspace.operation", **values)
+    screen = browse("demo")
+    screen.open_operation(operation)
+
+    screen.choose_in_gear_menu("Pause Deliveries")
+    expect(screen.badge("Paused")).to_be_visible()
+    screen.press("Start")
+    screen.expect_delivery("Pending")
+    expect(screen.alerts).to_contain_text("Somebody to resume it")
+    screen.press("Resume")
+    screen.expect_delivery("Applied")
+    screen.press("Delete from Cluster")
+    expect(screen.line("operation_ids", name, within=screen.dialog)).to_be_visible()
+    screen.dialog.locator("[name=typed_name] input").fill(name)
+    screen.answer("Delete from Cluster")
+
+    screen.expect_delivery("Deleted")
+    screen.expect_no_reload()
+
+
 # === WHAT IS THERE ALREADY === #
 
 

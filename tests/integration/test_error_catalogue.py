@@ -68,7 +68,7 @@ UNSURE = {
     *("500-etcd", "500-with-a-reason", "500-without-a-reason", "502-of-a-proxy"),
     *("503-starting", "503-of-a-proxy", "504", "504-version", "408"),
     *("409-that-cannot-be-looked-into", "garbage", "a-list", "a-login-page", "huge"),
-    *("huge-refusal", "cut", "hung-up", "silent"),
+    *("huge-refusal", "cut", "hung-up", "silent", "frozen"),
 }
 
 REAL = (
@@ -1009,7 +1009,9 @@ def _spoilt(world, **columns):
 def frozen(world, troubles):
     from odoo.addons.vworkspace_push import const
 
-    instance = world.make(**world.place(world.cluster, world.namespace))
+    place = world.place(world.cluster, world.namespace)
+    world.deploy(world.make(**place))  # a warm connection takes the next request
+    instance = world.make(**place)
     patch = troubles.enter_context(pytest.MonkeyPatch.context())
     patch.setattr(const, "DELIVERY_TIMEOUT", 1.0)
     patch.setattr(const, "PROBE_TIMEOUT", 0.5)
