@@ -63,6 +63,12 @@ DELIVERY_STATES = [
     ("deleted", "Deleted"),
 ]
 
+# How a revision ended, for those that did not end as a delivery does
+REVISION_ENDS = [
+    ("overtaken", "Overtaken"),
+    ("withdrawn", "Withdrawn"),
+]
+
 HEALTH_STATES = [
     ("failed", "Failed"),
     ("degraded", "Degraded"),

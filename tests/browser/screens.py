@@ -41,6 +41,11 @@ class Screens:
         expect(self.page.locator(".o_form_view")).to_be_visible()
         self._remember()
 
+    def open_operation(self, id_):
+        self.page.goto(f"/odoo/vworkspace-operations/{id_}")
+        expect(self.page.locator(".o_form_view")).to_be_visible()
+        self._remember()
+
     def open_clusters(self):
         self.page.goto("/odoo/vworkspace-clusters")
         expect(self.page.locator(".o_list_view")).to_be_visible()

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.deliveries import RIVAL, patch, set_version
-from tests.live_objects import create_object, get_object
+from tests.live_objects import create_object, get_object, list_objects
 
 CATALOG_ENTRY = "vworkspace.catalog.entry"
 CLUSTER = "vworkspace.cluster"
@@ -218,6 +218,28 @@ def test_what_is_paused_waits_in_sight_and_goes_out_when_resumed(
     screen.expect_no_reload()
 
 
+def test_what_waits_for_its_first_delivery_is_withdrawn(
+    browse, make_application, control_plane, namespace
+):
+    name, id_ = make_application(deployed=False)
+    screen = browse("demo")
+    screen.open_application(id_)
+    screen.choose_in_gear_menu("Pause Deliveries")
+    expect(screen.badge("Paused")).to_be_visible()
+    screen.press("Deploy")
+    screen.expect_delivery("Pending")
+
+    screen.press("Withdraw")
+    screen.expect_delivery("Draft")
+    screen.press("Resume")
+    expect(screen.badge("Paused")).to_have_count(0)
+
+    screen.expect_delivery("Draft")
+    names = [obj["metadata"]["name"] for obj in list_objects(control_plane, namespace)]
+    assert name not in names
+    screen.expect_no_reload()
+
+
 @pytest.fixture
 def production(odoo, cluster):
     """The cluster, marked as one where deleting asks for the name."""
@@ -246,6 +268,33 @@ def test_deleting_from_production_asks_for_the_name(
     screen.answer("Delete from Cluster")
 
     screen.expect_delivery("Deleted")
+
+
+def test_an_operation_waits_while_it_is_paused_and_is_deleted_by_its_name(
+    browse, odoo, production, make_application
+):
+    capability = {"capability": "backup", "engine": "velero"}
+    application, id_ = make_application(capability_ids=[(0, 0, capability)])
+    name = f"backup-{application}"
+    values = {"name": name, "target_id": id_, "type": "Backup", "engine": "velero"}
+    operation = odoo.create("vworkspace.operation", **values)
+    screen = browse("demo")
+    screen.open_operation(operation)
+
+    screen.choose_in_gear_menu("Pause Deliveries")
+    expect(screen.badge("Paused")).to_be_visible()
+    screen.press("Start")
+    screen.expect_delivery("Pending")
+    expect(screen.alerts).to_contain_text("Somebody to resume it")
+    screen.press("Resume")
+    screen.expect_delivery("Applied")
+    screen.press("Delete from Cluster")
+    expect(screen.line("operation_ids", name, within=screen.dialog)).to_be_visible()
+    screen.dialog.locator("[name=typed_name] input").fill(name)
+    screen.answer("Delete from Cluster")
+
+    screen.expect_delivery("Deleted")
+    screen.expect_no_reload()
 
 
 # === WHAT IS THERE ALREADY === #

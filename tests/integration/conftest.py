@@ -252,3 +252,24 @@ class Clock:
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture
+def lose_answers(monkeypatch):
+    """Return a context in which nobody hears what the API server created."""
+    from odoo.addons.vworkspace_push.kube.connection import Connection
+
+    real_read = Connection._read
+
+    def read(connection, raw):
+        if raw.status == 201:
+            raise TimeoutError
+        return real_read(connection, raw)
+
+    @contextmanager
+    def losing():
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "_read", read)
+            yield
+
+    return losing

@@ -52,6 +52,49 @@ def test_after_the_adoption_a_change_meets_no_conflict(
     assert managers_of_version(live) == ["vworkspace-odoo"]
 
 
+def test_an_adoption_sends_nothing_and_what_is_in_the_cluster_is_not_let_go_of(
+    database, imported
+):
+    from odoo.exceptions import UserError
+
+    change(database, imported, chart_version="1.5.0")
+
+    open_dialog(database, imported, "action_open_adopt").press("action_adopt")
+
+    stored = database.read(imported, "delivery_state", "waiting_for", "is_changed")
+    assert stored["delivery_state"] == "draft"
+    assert stored["waiting_for"] == (
+        "Its deployment: what is in Test was not changed yet."
+    )
+    assert stored["is_changed"] is True
+    with pytest.raises(UserError, match="Delete from Cluster"):
+        database.call("admin", INSTANCE, "unlink", imported.ids)
+
+
+def test_what_was_imported_and_nothing_more_may_be_let_go_of(
+    database, imported, control_plane, namespace
+):
+    database.call("admin", INSTANCE, "unlink", imported.ids)
+
+    assert get_object(control_plane, namespace)
+
+
+def test_what_is_applied_stays_so_when_it_is_adopted_with_other_values(
+    database, imported, deploy, control_plane, namespace
+):
+    deploy(imported)
+    change(database, imported, values_yaml="replicas: 9\n")
+
+    open_dialog(database, imported, "action_open_adopt").press("action_adopt")
+
+    stored = database.read(imported, "delivery_state", "is_changed")
+    assert (stored["delivery_state"], stored["is_changed"]) == ("applied", True)
+    deploy(imported)
+    live = get_object(control_plane, namespace)
+    assert live["spec"]["values"]["inline"]["replicas"] == 9
+    assert database.read(imported, "is_changed") is False
+
+
 def test_what_cannot_be_adopted_is_named_among_what_can(
     database, imported, make_instance, deploy
 ):

@@ -122,6 +122,23 @@ def test_a_failure_that_only_repeats_itself_is_told_once(
     assert entries == [{"action": "deploy", "outcome": "failed"}]
 
 
+def test_who_had_it_delivered_at_once_and_who_started_over_is_told(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance()
+    act(database, instance, "action_pause")
+    deploy(instance)
+    deploy(instance)  # it waits already
+    act(database, instance, "action_resume")
+    control_plane.kubectl("delete", "applicationinstance", "wiki", "-n", namespace)
+    act(database, instance, "action_send_again")
+
+    act(database, instance, "action_forget_lost")
+
+    told = [entry["action"] for entry in audit(database, instance, "action")]
+    assert told == ["pause", "deploy_now", "resume", "deploy", "deploy", "start_over"]
+
+
 def test_what_was_overtaken_on_its_way_is_told_as_well(
     database, make_instance, deploy, monkeypatch
 ):

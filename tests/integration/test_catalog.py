@@ -29,6 +29,31 @@ def test_the_form_of_a_new_application_is_filled_from_the_entry(database, entry)
     ]
 
 
+def test_choosing_another_entry_warns_of_what_was_entered_and_is_replaced(
+    database, entry, make_instance
+):
+    with database.transaction() as env:
+        other = env[CATALOG].create(
+            {"name": "Blog", "catalog_id": "blog", **CHART, "chart_name": "blog"}
+        )
+        values = env[CATALOG].browse(entry.ids)._instance_values()
+    untouched = make_instance(**values, catalog_entry_id=entry.id)
+    values |= {"values_yaml": "replicas: 9\n"}
+    edited = make_instance("edited", **values, catalog_entry_id=entry.id)
+
+    with database.transaction() as env:
+        asked = (
+            {"catalog_entry_id": other.id},
+            ["catalog_entry_id"],
+            {"values_yaml": {}},
+        )
+        quiet = env[INSTANCE].browse(untouched.ids).onchange(*asked)
+        loud = env[INSTANCE].browse(edited.ids).onchange(*asked)
+
+    assert "warning" not in quiet
+    assert "entered under Values is gone" in loud["warning"]["message"]
+
+
 def test_what_the_entry_fills_in_can_be_deployed(
     database, cluster, namespace_record, entry, deploy, control_plane, namespace
 ):

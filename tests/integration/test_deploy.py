@@ -329,6 +329,31 @@ def test_bad_input_is_kept_and_refused_in_a_sentence(
     assert database.read(instance, "delivery_state") == "draft"
 
 
+def test_a_bulk_deployment_names_all_that_cannot_be_and_deploys_none(
+    database, make_instance
+):
+    from odoo.exceptions import UserError
+
+    good = make_instance("good")
+    bad = [
+        make_instance(f"bad-{number:02}", chart_version="latest")
+        for number in range(22)
+    ]
+    ids = good.ids + [record.id for record in bad]
+
+    with pytest.raises(UserError) as refusal:
+        database.call("admin", good._name, "action_deploy", ids)
+
+    said = str(refusal.value)
+    assert said.startswith("Nothing was deployed, since 22 of these cannot be.")
+    assert [f"bad-{number:02}:" in said for number in range(22)] == (
+        [True] * 20 + [False] * 2
+    )
+    assert "good" not in said
+    assert said.endswith("… and 2 more.")
+    assert database.read(good, "delivery_state") == "draft"
+
+
 # === HELPERS === #
 
 

@@ -226,6 +226,25 @@ def test_a_cluster_that_heals_takes_drift_back_by_itself(
     assert healed["user_id"][0] == 1
 
 
+def test_going_back_to_what_was_healed_brings_no_later_edit(
+    database, healing, deployed, deploy, control_plane, namespace
+):
+    change(database, deployed, values_yaml="replicas: 5\n")  # and not deployed
+    set_version(control_plane, namespace, "6.0.0")
+    database.run_cron("ir_cron_status")
+    database.run_cron("ir_cron_deliver")
+    with database.transaction() as env:
+        healed = env[INSTANCE].browse(deployed.ids).revision_id
+    change(database, deployed, values_yaml="replicas: 7\n")
+    deploy(deployed)
+
+    database.call("admin", healed._name, "action_roll_back", healed.ids)
+
+    live = get_object(control_plane, namespace)
+    assert live["spec"]["values"]["inline"] == {"replicas": 1}
+    assert database.read(deployed, "values_yaml") == "replicas: 1\n"
+
+
 def test_without_it_drift_stays_for_a_person(
     database, deployed, control_plane, namespace
 ):
@@ -315,6 +334,22 @@ def test_what_is_paused_is_not_healed(
     database.run_cron("ir_cron_deliver")
 
     assert database.read(deployed, "is_drifted") is False
+
+
+def test_who_changed_the_healing_is_in_the_audit_trail(database, cluster, deployed):
+    before = len(audit(database, cluster, "action"))
+    for mode in ("on", "on", "off"):
+        change(database, deployed, heal_mode=mode)
+    for on in (True, True, False):
+        change(database, cluster, heals_drift=on)
+
+    for record, start, told in [
+        (deployed, 1, ["By itself", "By hand"]),
+        (cluster, before, ["On", "Off"]),
+    ]:
+        entries = audit(database, record, "action", "message")[start:]
+        assert [entry["action"] for entry in entries] == ["healing"] * 2
+        assert [entry["message"] for entry in entries] == told
 
 
 def test_only_an_admin_decides_how_drift_is_healed(database, deployed, operator_user):
@@ -412,6 +447,12 @@ def test_a_field_claimed_again_is_sent_again(
     assert states(database, conflicted) == ["applied"]
     assert live["spec"]["chart"]["version"] == "1.5.0"
     assert managers_of_version(live) == ["vworkspace-odoo"]
+    claims = [
+        entry["message"]
+        for entry in audit(database, conflicted, "action", "message")
+        if entry["action"] == "claim_field"
+    ]
+    assert claims == [VERSION]
 
 
 def test_what_nobody_has_is_not_given_up_beside_a_take_over_either(
@@ -452,6 +493,43 @@ def test_only_what_was_decided_is_taken_over(
     with database.transaction() as env:
         fields = env[INSTANCE].browse(conflicted.ids).conflict_ids.mapped("field")
     assert set(fields) == {VERSION, ".spec.values.inline.replicas"}
+
+
+def test_a_take_over_is_not_lost_when_a_newer_intent_overtakes_it(
+    database, conflicted, control_plane, namespace
+):
+    live = get_object(control_plane, namespace)
+    act(database, conflicted, "action_pause")
+    with database.transaction() as env:
+        decided = {VERSION: {"decision": "take_over", "reason": "Agreed."}}
+        env[INSTANCE].browse(conflicted.ids)._decide(decided, live)
+    change(database, conflicted, values_yaml="replicas: 2\n")
+    act(database, conflicted, "action_deploy")
+
+    act(database, conflicted, "action_resume")
+
+    live = get_object(control_plane, namespace)["spec"]
+    assert states(database, conflicted) == ["applied"]
+    assert live["chart"]["version"] == "1.5.0"
+    assert live["values"]["inline"] == {"replicas": 2}
+
+
+def test_a_take_over_of_another_value_is_another_decision(
+    database, conflicted, control_plane, namespace
+):
+    live = get_object(control_plane, namespace)
+    act(database, conflicted, "action_pause")
+    with database.transaction() as env:
+        decided = {VERSION: {"decision": "take_over", "reason": "Agreed."}}
+        env[INSTANCE].browse(conflicted.ids)._decide(decided, live)
+    change(database, conflicted, chart_version="1.7.0")
+    act(database, conflicted, "action_deploy")
+
+    act(database, conflicted, "action_resume")
+
+    assert states(database, conflicted) == ["conflict"]
+    live = get_object(control_plane, namespace)["spec"]
+    assert live["chart"]["version"] == "6.0.0"
 
 
 def test_deploying_again_tries_a_conflict_once_more(

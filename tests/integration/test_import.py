@@ -169,6 +169,21 @@ def test_the_first_deployment_of_an_import_writes_to_that_object_alone(
     assert live["spec"] == before["spec"]
 
 
+def test_what_was_imported_is_deleted_whatever_its_form_says(
+    database, cluster, namespace_record, control_plane, namespace
+):
+    create_object(control_plane, namespace, "wiki")
+    dialog = open_dialog(database, cluster, "action_open_import")
+    (imported,) = run_import(database, dialog, namespace)
+    record = database_record(database, imported["id"])
+    broken = {"values_yaml": "a: [1"}
+    database.call("admin", INSTANCE, "write", record.ids, broken)
+
+    database.call("admin", INSTANCE, "action_delete_from_cluster", record.ids)
+
+    assert database.read(record, "delivery_state") == "deleted"
+
+
 def test_a_draft_of_the_same_name_is_skipped_unless_it_shall_stand_for_the_object(
     database, cluster, make_instance, control_plane, namespace
 ):

@@ -6,6 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.deliveries import as_other_database, audit
+from tests.dialogs import open_dialog
 from tests.live_objects import condition
 from tests.waiting import wait_until
 
@@ -109,6 +111,127 @@ def test_what_the_cluster_denied_can_be_corrected(
     assert database.read(operation, "delivery_state") == "applied"
     manifest = json.loads(database.read(operation, "intent_manifest"))
     assert manifest["spec"]["parameters"] == {"retention": "1d"}
+
+
+def test_what_is_corrected_does_not_run_as_it_was(
+    database, make_operation, deploy, control_plane, namespace
+):
+    operation = make_operation()
+    take_rights_away(control_plane, namespace)
+    deploy(operation)
+    values = {"parameters_yaml": "retention: 1d\n"}
+
+    database.call("admin", OPERATION, "write", operation.ids, values)
+    control_plane.grant([namespace])
+    database.run_cron("ir_cron_deliver")
+
+    stored = database.read(operation, "delivery_state", "next_attempt_at")
+    assert (stored["delivery_state"], stored["next_attempt_at"]) == ("draft", False)
+    assert list_operations(control_plane, namespace) == []
+
+
+def test_what_may_have_begun_cannot_be_corrected(
+    database, make_operation, deploy, lose_answers, control_plane, namespace
+):
+    from odoo.exceptions import UserError
+
+    operation = make_operation()
+    with lose_answers():
+        deploy(operation)
+    assert database.read(operation, "delivery_state") == "failed"
+
+    for values in ({"name": "backup-2"}, {"parameters_yaml": "retention: 1d\n"}):
+        with pytest.raises(UserError, match="may have reached its cluster"):
+            database.call("admin", OPERATION, "write", operation.ids, values)
+    assert database.read(operation, "is_editable") is False
+    deploy(operation)
+
+    assert database.read(operation, "delivery_state") == "applied"
+    (live,) = list_operations(control_plane, namespace)
+    assert live["metadata"]["name"] == "backup-1"
+
+
+def test_an_operation_of_a_production_cluster_is_deleted_by_its_name(
+    database, cluster, make_operation, deploy, control_plane, namespace
+):
+    from odoo.exceptions import UserError
+
+    operation = make_operation()
+    deploy(operation)
+    database.call("admin", cluster._name, "write", cluster.ids, {"is_production": True})
+    try:
+        dialog = open_dialog(database, operation, "action_open_delete")
+        assert dialog.read("production") == "Test"
+        with pytest.raises(UserError, match="type the name backup-1"):
+            dialog.press("action_delete")
+        dialog.fill(typed_name="backup-1")
+        dialog.press("action_delete")
+    finally:
+        values = {"is_production": False}
+        database.call("admin", cluster._name, "write", cluster.ids, values)
+
+    assert database.read(operation, "delivery_state") == "deleted"
+    assert list_operations(control_plane, namespace) == []
+
+
+def test_an_operation_is_forgotten_with_a_report(
+    database, make_operation, deploy, lose_answers, namespace
+):
+    operation = make_operation()
+    with lose_answers():
+        deploy(operation)
+
+    dialog = open_dialog(database, operation, "action_open_forget")
+    report = dialog.read("report")
+    dialog.fill(reason="The cluster was taken down.")
+    dialog.press("action_forget")
+
+    assert "Object: Operation backup-1" in report
+    assert database.read(operation, "delivery_state") == "deleted"
+    entries = audit(database, operation, "action", "message")
+    assert {"action": "forget", "message": report} in entries
+
+
+def test_an_operation_that_another_odoo_wrote_is_counted_and_claimed(
+    database, cluster, make_operation, deploy, control_plane, namespace
+):
+    from odoo.addons.vworkspace_push.status import sink
+
+    operation = make_operation()
+    deploy(operation)
+    manifest = as_other_database(database, operation)
+    control_plane.kubectl(
+        *("apply", "--server-side", "--field-manager", "vworkspace-odoo", "-f", "-"),
+        input=json.dumps(manifest),
+    )
+    live = live_operation(control_plane, namespace)
+    with database.transaction() as env:
+        sink.ingest(env, cluster.id, [sink.Report.from_object(live)])
+    counted = database.read(cluster, "foreign_count")
+
+    database.call("admin", OPERATION, "action_claim", operation.ids)
+
+    assert counted == 1
+    assert database.read(cluster, "foreign_count") == 0
+    assert database.read(operation, "delivery_state") == "applied"
+    annotations = live_operation(control_plane, namespace)["metadata"]["annotations"]
+    assert annotations["push.vworkspace.io/database"] != "another-database"
+
+
+def test_an_operation_that_is_paused_waits_and_is_counted(
+    database, cluster, make_operation, deploy, control_plane, namespace
+):
+    operation = make_operation()
+    before = database.read(cluster, "waiting_count")
+    database.call("admin", OPERATION, "action_pause", operation.ids)
+    deploy(operation)
+
+    assert database.read(cluster, "waiting_count") == before + 1
+    assert "paused" in database.read(operation, "waiting_for")
+    assert list_operations(control_plane, namespace) == []
+    database.call("admin", OPERATION, "action_resume", operation.ids)
+
+    assert database.read(operation, "delivery_state") == "applied"
 
 
 def test_an_operation_cannot_be_rolled_back(database, make_operation, deploy):
@@ -545,6 +668,10 @@ def web_server():
 
 def live_operation(control_plane, namespace, name="backup-1"):
     return control_plane.request("GET", f"{COLLECTION.format(namespace)}/{name}")
+
+
+def list_operations(control_plane, namespace):
+    return control_plane.request("GET", COLLECTION.format(namespace))["items"]
 
 
 def report(database, operation, control_plane, namespace, status):

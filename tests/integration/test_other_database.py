@@ -12,6 +12,7 @@ from tests.deliveries import (
     audit,
     become_due,
     change,
+    count_objects,
     make_pending,
     states,
 )
@@ -118,6 +119,19 @@ def test_claiming_delivers_and_makes_the_object_ours_again(
     assert (entries[-1]["action"], entries[-1]["outcome"]) == ("deploy", "applied")
     database.run_cron("ir_cron_status")
     assert database.read(taken, "foreign_database") is False
+
+
+def test_claiming_what_is_to_be_deleted_deletes_it(
+    database, taken, control_plane, namespace
+):
+    act(database, taken, "action_delete_from_cluster")
+    assert states(database, taken) == ["deleting"]
+    assert count_objects(control_plane, namespace) == 1
+
+    act(database, taken, "action_claim")
+
+    assert states(database, taken) == ["deleted"]
+    assert count_objects(control_plane, namespace) == 0
 
 
 def test_a_late_report_from_before_the_claim_changes_nothing(

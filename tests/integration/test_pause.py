@@ -4,6 +4,7 @@ import pytest
 
 from tests.deliveries import (
     INSTANCE,
+    TABLE,
     act,
     audit,
     become_due,
@@ -34,6 +35,57 @@ def test_what_is_paused_waits_with_a_sentence_and_sends_nothing(
     waiting = database.read(instance, "waiting_for")
     assert waiting == "Somebody to resume it: its deliveries are paused."
     assert count_objects(control_plane, namespace) == 0
+
+
+def test_what_was_denied_and_is_paused_names_no_time_at_which_it_is_tried(
+    database, make_instance
+):
+    instance = make_instance()
+    end_as(database, instance, "denied", at="now() + interval '5 minutes'")
+    assert "tried again at" in database.read(instance, "waiting_for")
+
+    act(database, instance, "action_pause")
+
+    waiting = database.read(instance, "waiting_for")
+    assert waiting == "Somebody to resume it: its deliveries are paused."
+
+
+def test_what_failed_for_good_waits_for_somebody_to_look_though_it_is_paused(
+    database, make_instance
+):
+    instance = make_instance()
+    end_as(database, instance, "failed", at="NULL")
+
+    act(database, instance, "action_pause")
+
+    assert "Somebody to look at the reason" in database.read(instance, "waiting_for")
+
+
+def test_what_waits_for_a_pull_cluster_says_so(database, cluster, make_instance):
+    instance = make_instance()
+    make_pending(database, instance)
+    mode = "UPDATE vworkspace_cluster SET connectivity_mode = %s WHERE id = %s"
+    database.sql(mode, "pull", cluster.id)
+    try:
+        waiting = database.read(instance, "waiting_for")
+    finally:
+        database.sql(mode, "push", cluster.id)
+
+    assert waiting.startswith("Test to be a Push cluster")
+
+
+def test_what_a_list_waits_for_costs_no_query_for_each_line(database, make_instance):
+    few = [make_instance(name=f"few-{n}").id for n in range(2)]
+    many = [make_instance(name=f"many-{n}").id for n in range(8)]
+
+    def queries(ids):
+        with database.transaction() as env:
+            before = env.cr.sql_log_count
+            env[INSTANCE].browse(ids).read(["name", "waiting_for"])
+            return env.cr.sql_log_count - before
+
+    queries(few)  # what is cached for all
+    assert queries(many) == queries(few)
 
 
 def test_resuming_delivers_the_newest_intent(
@@ -193,6 +245,15 @@ def users(database):
             env["res.users"].create(
                 {"name": role, "login": role, "group_ids": [(6, 0, group.ids)]}
             )
+
+
+def end_as(database, instance, state, *, at):
+    make_pending(database, instance)
+    database.sql(
+        f"""UPDATE {TABLE} SET delivery_state = %s,
+                   next_attempt_at = ({at}) AT TIME ZONE 'UTC' WHERE id = %s""",  # noqa: S608
+        *(state, instance.id),
+    )
 
 
 def record_name(database, record):

@@ -169,6 +169,7 @@ def test_silent_server_runs_into_the_read_timeout(
     connection = Connection(hasty, token=lambda: TOKEN)
     error = _failure(lambda: connection.request("GET", PATH))
     assert (type(error), error.reason) == (errors.Unreachable, "ReadTimeout")
+    assert error.unsettled  # it took the request
 
 
 def test_dripping_server_runs_into_the_total_timeout(
@@ -194,6 +195,26 @@ def test_cut_answer_is_unreachable(server: FakeServer, connection: Connection) -
     server.on(PATH, cut)
     error = _failure(lambda: connection.request("GET", PATH))
     assert (type(error), error.reason) == (errors.Unreachable, "ConnectionCut")
+    assert error.unsettled
+
+
+def test_connection_cut_in_its_handshake_has_carried_nothing(
+    certificate: Certificate,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            sock, _ = listener.accept()
+            sock.recv(10)
+            sock.close()
+
+        _thread(hang_up)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        settings = Settings(server=url, ca_pem=certificate.pem)
+        connection = Connection(settings, token=lambda: TOKEN)
+        error = _failure(lambda: connection.request("GET", PATH))
+    assert (type(error), error.reason) == (errors.Unreachable, "ConnectionCut")
+    assert not error.unsettled
 
 
 def test_refused_connection_says_so(certificate: Certificate) -> None:
@@ -204,6 +225,7 @@ def test_refused_connection_says_so(certificate: Certificate) -> None:
         lambda: Connection(settings, token=lambda: "t").request("GET", "/")
     )
     assert error.reason == "ConnectionRefused"
+    assert not error.unsettled
 
 
 @pytest.fixture
@@ -317,6 +339,7 @@ def test_server_without_tls_is_named(certificate: Certificate) -> None:
         connection = Connection(settings, token=lambda: TOKEN)
         error = _failure(lambda: connection.request("GET", PATH))
     assert (type(error), error.reason) == (errors.TlsFailed, "NotTls")
+    assert not error.unsettled
 
 
 # === STREAMS === #

@@ -261,6 +261,41 @@ def test_status_becomes_what_the_catalogue_says(
 
 
 @pytest.mark.parametrize(
+    ("body", "unsettled"),
+    [
+        (status(401, "Unauthorized", "x"), False),
+        (status(403, "Forbidden", RBAC), False),
+        (status(409, "Conflict", "x"), False),
+        (status(422, "Invalid", "x"), False),
+        (status(429, "TooManyRequests", "x"), False),
+        (status(500, "", WEBHOOK), False),
+        (status(500, "", TYPED), False),
+        (status(500, "InternalError", WEBHOOK_DOWN), False),
+        (status(408, "Timeout", "x"), True),
+        (status(500, "", "conversion webhook for a/v1 failed"), True),
+        (status(500, "InternalError", "etcdserver: request timed out"), True),
+        (status(503, "ServiceUnavailable", "x"), True),
+        (status(504, "Timeout", "x"), True),
+    ],
+)
+def test_what_a_server_may_have_done_is_told_from_what_it_refused(
+    body: dict[str, Any], unsettled: bool
+) -> None:
+    error = errors.from_response(body["code"], {}, json.dumps(body).encode())
+    assert error.unsettled is unsettled
+
+
+@pytest.mark.parametrize(
+    ("code", "unsettled"), [(302, False), (404, False), (502, True)]
+)
+def test_a_page_of_something_in_between_says_as_much(
+    code: int, unsettled: bool
+) -> None:
+    error = errors.from_response(code, {"Content-Type": "text/html"}, b"<html></html>")
+    assert error.unsettled is unsettled
+
+
+@pytest.mark.parametrize(
     ("kind", "what"),
     [("namespaces", "namespace"), ("applicationinstances", "object")],
 )

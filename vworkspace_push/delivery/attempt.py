@@ -64,15 +64,14 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
     except Exception as exc:
         # A defect of ours: the other intents of its batch go on.
         _logger.exception("Revision %s of %s failed", intent.revision, intent.record)
-        result = _failed(
-            intent,
-            KubeError(
-                f"Odoo itself failed while it delivered this ({type(exc).__name__}).",
-                reason="Unexpected",
-                hint="It is tried again. The server's log says more: report it.",
-                retryable=True,
-            ),
+        error = KubeError(
+            f"Odoo itself failed while it delivered this ({type(exc).__name__}).",
+            reason="Unexpected",
+            hint="It is tried again. The server's log says more: report it.",
+            retryable=True,
         )
+        error.unsettled = True
+        result = _failed(intent, error)
     result = replace(
         result,
         duration=time.monotonic() - started,
@@ -120,7 +119,11 @@ def _apply(intent):
         made_by_us = _uid_if_ours(exc.live, intent)
         if intent.uid or not made_by_us:
             raise _explained(exc, intent) from None
-    return _apply_to(intent, made_by_us)
+    try:
+        return _apply_to(intent, made_by_us)
+    except KubeError as exc:
+        exc.unsettled = True  # it is there, and ours
+        raise
 
 
 def _apply_to(intent, uid):

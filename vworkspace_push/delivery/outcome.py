@@ -33,6 +33,8 @@ class Outcome:
 
     :param retry_in: s until it is tried again; None: only when a person asks for it
     :param object: as the cluster answered with it
+    :param may_exist: whether an object that the record does not know may be its own
+        (the answer was lost), or cannot; None: nothing new is known of that
     :param duration: s that the attempt took
 
     What follows from it and from the manifest is worked out with the attempt, so that
@@ -48,6 +50,7 @@ class Outcome:
     message: str = ""
     retry_in: float | None = None
     object: dict | None = None
+    may_exist: bool | None = None
     warnings: tuple[str, ...] = ()
     conflicts: tuple[FieldConflict, ...] = field(default=())
     audit_id: str = ""
@@ -69,10 +72,20 @@ def from_error(error: Exception, *, attempts, deleting=False):
         reason=getattr(error, "reason", type(error).__name__),
         message=errors.describe(error),
         retry_in=retry_in,
+        may_exist=_may_exist(error),
         conflicts=getattr(error, "conflicts", ()),
         audit_id=getattr(error, "audit_id", ""),
         credential_refused=isinstance(error, errors.Unauthorized),
     )
+
+
+def _may_exist(error: Exception) -> bool | None:
+    match error:
+        case errors.AlreadyExists():
+            return not error.live  # else it is somebody else's
+        case errors.IdentityMismatch() | errors.NotFound(what="namespace"):
+            return False
+    return getattr(error, "unsettled", False) or None
 
 
 def _classify(error: Exception, attempts: int) -> tuple[str, float | None]:

@@ -46,7 +46,8 @@ def outcomes(env, batch, results):
             again.append(record_id)  # at once, on the connection that replaced it
         else:
             stored.append(record_id)
-    _update_applied(env, model, [i for i in again if results[i].object], by_id, results)
+    found = [i for i in again if results[i].object or results[i].may_exist]
+    _update_applied(env, model, found, by_id, results)
     _update_records(env, model, stored, by_id, results, now)
     # What was overtaken was sent all the same.
     _update_revisions(env, [*stored, *overtaken], by_id, results, now)
@@ -75,6 +76,7 @@ def postpone(env, batch, record_id):
     env.cr.execute(
         f"""UPDATE "{env[batch.model]._table}"
                SET next_attempt_at = %s,
+                   may_exist = uid IS NULL,
                    delivery_attempts = COALESCE(delivery_attempts, 0) + 1
              WHERE id = %s AND intent_revision = %s""",  # noqa: S608 a model's table
         [at, record_id, intent.revision],
@@ -107,7 +109,11 @@ def _update_applied(env, model, ids, intents, results):
     """Keep what was applied, of outcomes that are overtaken already."""
     for record in model.browse(ids):
         result, intent = results[record.id], intents[record.id]
-        values = _identity(result.object)
+        if not result.object:
+            if not record.uid:
+                record._writer().may_exist = True
+            continue
+        values = {**_identity(result.object), "may_exist": False}
         if result.owned is not None:
             values["applied_fields"] = result.owned
         if result.state == "applied":
@@ -140,6 +146,7 @@ def _update_records(env, model, ids, intents, results, now):
                 "state": result.state,
                 "reason": result.reason or None,
                 "message": _shown_message(result),
+                "may_exist": result.may_exist,
                 "next_attempt_at": None
                 if result.retry_in is None
                 else now + timedelta(seconds=result.retry_in),
@@ -153,13 +160,17 @@ def _update_records(env, model, ids, intents, results, now):
         )
     env.cr.execute(
         f"""UPDATE "{model._table}" record
-               SET delivery_state = new.state,
+               SET delivery_state = CASE WHEN new.state = 'draft'
+                       AND record.applied_revision_id IS NOT NULL
+                       THEN 'applied' ELSE new.state END,
                    delivery_reason = new.reason,
                    delivery_message = new.message,
                    delivery_attempts = COALESCE(record.delivery_attempts, 0) + 1,
                    next_attempt_at = new.next_attempt_at,
                    delivery_warnings = new.warnings,
                    uid = COALESCE(new.uid, record.uid),
+                   may_exist = COALESCE(new.uid, record.uid) IS NULL
+                       AND COALESCE(new.may_exist, record.may_exist),
                    resource_version =
                        COALESCE(new.resource_version, record.resource_version),
                    generation = COALESCE(new.generation, record.generation),
@@ -173,9 +184,9 @@ def _update_records(env, model, ids, intents, results, now):
                    delivered_at = COALESCE(new.delivered_at, record.delivered_at)
               FROM json_to_recordset(%s) AS new (
                    id int, state varchar, reason varchar, message text,
-                   next_attempt_at timestamp, warnings text, uid varchar,
-                   resource_version varchar, generation int, owned text, revision int,
-                   revision_id int, delivered_at timestamp)
+                   may_exist boolean, next_attempt_at timestamp, warnings text,
+                   uid varchar, resource_version varchar, generation int, owned text,
+                   revision int, revision_id int, delivered_at timestamp)
              WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
         [as_json(rows)],
         log_exceptions=False,

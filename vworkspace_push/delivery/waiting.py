@@ -7,6 +7,8 @@ back the one record.
 from odoo import fields
 from odoo.tools import format_datetime
 
+from .deliver import DUE_STATES
+
 
 def sentence(record):
     """Return what `record` waits for, or False when it waits for nothing.
@@ -20,7 +22,8 @@ def sentence(record):
             "sent until an administrator claims it.",
             record.foreign_database,
         )
-    due = record.delivery_state in ("pending", "failed", "deleting")
+    # What is not tried again by itself waits for a person, whatever is held back.
+    due = record.delivery_state in DUE_STATES and record.next_attempt_at
     if due and (held_back := _held_back(record)):
         return held_back
     return _BY_STATE.get(record.delivery_state, _nothing)(record)
@@ -28,6 +31,12 @@ def sentence(record):
 
 def _held_back(record):
     cluster = record.cluster_id
+    if cluster.connectivity_mode != "push":
+        return record.env._(
+            "%s to be a Push cluster: nothing is sent to it from here as long as it is "
+            "a Pull cluster.",
+            cluster.name,
+        )
     if record.is_paused:
         return record.env._("Somebody to resume it: its deliveries are paused.")
     if cluster.is_paused:
@@ -116,9 +125,17 @@ def _applied(record):
 
 
 def _draft(record):
+    if not record.intent_revision:
+        if record.uid:
+            return record.env._(
+                "Its first deployment: it was imported, nothing was sent."
+            )
+        return record.env._("Its first deployment.")
     if record.uid:
-        return record.env._("Its first deployment: it was imported, nothing was sent.")
-    return record.env._("Its first deployment.")
+        return record.env._(
+            "Its deployment: what is in %s was not changed yet.", record.cluster_id.name
+        )
+    return record.env._("Its deployment: nothing is sent until then.")
 
 
 def _nothing(_record):

@@ -223,6 +223,7 @@ def _connection_class(
                 # TLS within a proxy's TLS is no socket itself but holds one.
                 plain = getattr(self.sock, "socket", self.sock)
                 current.exchange.attach(plain, owned=False)
+            current.exchange.sent = True
             super().request(*args, **kwargs)
 
     return Connection

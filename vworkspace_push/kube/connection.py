@@ -124,6 +124,7 @@ class Cancellation:
         self._socket: socket.socket | None = None
         self._owned = False
         self.cancelled = False
+        self.sent = False  # whether something of the request may have left
 
     def cancel(self) -> None:
         """Cut the exchange; it ends with an error (a stream: without)."""
@@ -336,7 +337,9 @@ class Connection:
             yield
             succeeded = True
         except self._failures as exc:
-            raise self._explain(exc, cancellation, deadline) from None
+            error = self._explain(exc, cancellation, deadline)
+            error.unsettled = cancellation.sent
+            raise error from None
         finally:
             deadline.lift()
             self._current.exchange = None

@@ -42,6 +42,8 @@ class KubeError(Exception):
     default_reason: ClassVar[str] = "Failed"
     default_hint: ClassVar[str] = ""
     default_retryable: ClassVar[bool] = False
+    # Whether the server may have carried the call out all the same
+    unsettled: bool = False
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class InvalidResponse(KubeError):
         "Check that the address is that of the Kubernetes API server itself, not of a "
         "dashboard, a login page or a proxy."
     )
+    unsettled = True
 
 
 class Unauthorized(KubeError):
@@ -290,7 +293,19 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> KubeE
     """
     error = _classify(_read_response(status, headers, body))
     error.audit_id = audit_id(headers.get("Audit-Id"))
+    error.unsettled = _is_unsettled(error, status)
     return error
+
+
+def _is_unsettled(error: KubeError, status: int) -> bool:
+    """Tell whether the call may have been carried out, whatever the answer says.
+
+    A server that failed says nothing of what it stored, unless it names something that
+    comes before storing.
+    """
+    refused = isinstance(error, Denied) and error.reason != "InternalError"
+    refused = refused or error.reason == "WebhookUnavailable"
+    return (status >= 500 or status == 408) and not refused
 
 
 def from_status(status: Any) -> KubeError:

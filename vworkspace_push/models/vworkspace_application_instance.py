@@ -229,8 +229,49 @@ class VworkspaceApplicationInstance(models.Model):
 
     @api.onchange("catalog_entry_id")
     def _onchange_catalog_entry_id(self):
-        if self.catalog_entry_id:
-            self.update(self.catalog_entry_id._instance_values())
+        entry = self.catalog_entry_id
+        if not entry:
+            return None
+        lost = self._edited_since_the_catalog(entry)
+        self.update(entry._instance_values())
+        if not lost:
+            return None
+        labels = [self._fields[name]._description_string(self.env) for name in lost]
+        return {
+            "warning": {
+                "title": self.env._("What you entered was replaced"),
+                "message": self.env._(
+                    "%(entry)s fills in its own values: what was entered under "
+                    "%(fields)s is gone from this form. Discard the changes to have it "
+                    "back.",
+                    entry=entry.name,
+                    fields=", ".join(labels),
+                ),
+            }
+        }
+
+    def _edited_since_the_catalog(self, entry):
+        """Return the fields that `entry` would overwrite and that hold what neither it
+        nor the entry before it filled in.
+
+        :rtype: list[str]
+        """
+        before = self._origin.catalog_entry_id | entry.search(
+            [("catalog_id", "=", self.catalog_id)]
+        )
+        filled = [
+            {**known._instance_values(), "capability_ids": known._capabilities()}
+            for known in entry | before
+        ]
+        names = list(filled[0])
+        filled.append(self.default_get(names))
+        held = {name: self[name] for name in names}
+        held["capability_ids"] = {c.capability: c.engine for c in self.capability_ids}
+        return [
+            name
+            for name, value in held.items()
+            if value and all(value != values.get(name) for values in filled)
+        ]
 
     # === CRUD METHODS === #
 
@@ -249,11 +290,15 @@ class VworkspaceApplicationInstance(models.Model):
 
     def write(self, vals):
         mode = vals.get("heal_mode", "")
-        if mode and self.filtered(lambda i: i.heal_mode != mode):
+        deciding = self.filtered(lambda i: mode and i.heal_mode != mode)
+        if deciding:
             self._check_may_decide_healing()
         if vals.keys() & {"mode", "release_name"}:
             self._refuse_immutable(vals)
-        return super().write(vals)
+        result = super().write(vals)
+        modes = dict(self._fields["heal_mode"]._description_selection(self.env))
+        deciding._audit("healing", message=modes.get(mode))
+        return result
 
     def unlink(self):
         self.sudo().operation_ids.unlink()  # refused while one of them is deployed
@@ -345,14 +390,6 @@ class VworkspaceApplicationInstance(models.Model):
         """Ask for a decision about each field that others own."""
         return self.env["vworkspace.conflict.wizard"]._open_for(self)
 
-    def action_open_delete(self):
-        """Ask before these applications are deleted from their clusters."""
-        return self.env["vworkspace.delete.wizard"]._open_for(self)
-
-    def action_open_forget(self):
-        """Show what forgetting the object would leave behind, and ask why."""
-        return self.env["vworkspace.forget.wizard"]._open_for(self)
-
     def action_open_copy(self):
         """Ask where a copy shall go."""
         return self.env["vworkspace.copy.wizard"]._open_for(self)
@@ -398,6 +435,13 @@ class VworkspaceApplicationInstance(models.Model):
 
     def _responsible_user(self):
         return self.user_id
+
+    def _residue(self):
+        endpoints = ", ".join(filter(None, self.endpoint_ids.mapped("url")))
+        return [
+            (self.env._("Addresses"), endpoints or self.env._("none known")),
+            (self.env._("Helm release"), self.release_name or self.name),
+        ]
 
     def _timeline_subjects(self):
         operations = self.env["vworkspace.operation"].search(
@@ -681,6 +725,7 @@ class VworkspaceApplicationInstance(models.Model):
             manifests={
                 i.id: json.loads(i.applied_revision_id.manifest) for i in applied
             },
+            desired={i.id: i.applied_revision_id.desired for i in applied},
             reason=reason,
             takeover={i.id: i.drift_ids.mapped("field") for i in applied},
         )

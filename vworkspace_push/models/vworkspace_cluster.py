@@ -1,4 +1,5 @@
 import hashlib
+from collections import Counter
 from datetime import timedelta
 
 from odoo import api, fields, models
@@ -156,7 +157,8 @@ class VworkspaceCluster(models.Model):
     foreign_count = fields.Integer(
         compute="_compute_instance_counts",
         string="Written by Another Odoo",
-        help="Applications here that another Odoo database wrote after ours.",
+        help="Applications and operations here that another Odoo database wrote after "
+        "ours.",
     )
 
     # What the last test saw
@@ -245,9 +247,12 @@ class VworkspaceCluster(models.Model):
         counts = {cluster.id: {} for cluster in self._origin}
         for cluster, health, count in groups:
             counts[cluster.id][health or "none"] = count
-        foreign = self._count_instances([("foreign_database", "!=", False)])
-        waiting = self._count_instances(
-            [("delivery_state", "in", ("pending", "failed", "deleting"))]
+        foreign = self._count_records([("foreign_database", "!=", False)])
+        waiting = self._count_records(
+            [
+                ("delivery_state", "in", deliver.DUE_STATES),
+                ("next_attempt_at", "!=", False),
+            ]
         )
         for cluster in self:
             id_ = cluster._origin.id
@@ -255,15 +260,21 @@ class VworkspaceCluster(models.Model):
             cluster.instance_count = sum(by_health.values())
             cluster.unwell_count = sum(by_health.get(h, 0) for h in UNWELL)
             cluster.health_counts = by_health or False
-            cluster.foreign_count = foreign.get(id_, 0)
-            cluster.waiting_count = waiting.get(id_, 0)
+            cluster.foreign_count = foreign[id_]
+            cluster.waiting_count = waiting[id_]
 
-    def _count_instances(self, domain):
-        """Return how many applications of each cluster are in `domain`."""
-        groups = self.env["vworkspace.application.instance"]._read_group(
-            [("cluster_id", "in", self.ids), *domain], ["cluster_id"], ["__count"]
-        )
-        return {cluster.id: count for cluster, count in groups}
+    def _count_records(self, domain):
+        """Return how many applications and operations of each cluster are in `domain`.
+
+        :rtype: collections.Counter
+        """
+        counts = Counter()
+        for model in deliver.MODELS:
+            groups = self.env[model]._read_group(
+                [("cluster_id", "in", self.ids), *domain], ["cluster_id"], ["__count"]
+            )
+            counts.update({cluster.id: count for cluster, count in groups})
+        return counts
 
     @api.depends("lane_ids.retry_at", "lane_ids.message", "is_paused")
     def _compute_lane(self):
@@ -363,7 +374,14 @@ class VworkspaceCluster(models.Model):
     def write(self, vals):
         if "cluster_id" in vals:
             self._refuse_new_identity(vals["cluster_id"])
+        healing = self.filtered(
+            lambda c: c.heals_drift != vals.get("heals_drift", c.heals_drift)
+        )
         result = super().write(vals)
+        healing._audit(
+            "healing",
+            message=self.env._("On") if vals.get("heals_drift") else self.env._("Off"),
+        )
         if (CONNECTION_FIELDS | {"active", "connectivity_mode"}) & vals.keys():
             self._connection_changed()
         elif WATCHED_FIELDS & vals.keys():
@@ -513,6 +531,19 @@ class VworkspaceCluster(models.Model):
         action["domain"] = [*action["domain"], ("foreign_database", "!=", False)]
         return action
 
+    def action_open_foreign_operations(self):
+        """Show the operations that another Odoo database wrote."""
+        self.ensure_one()
+        self.check_access("read")
+        action = self.env["ir.actions.act_window"]._for_xml_id(
+            "vworkspace_push.vworkspace_operation_action"
+        )
+        action["domain"] = [
+            ("cluster_id", "=", self.id),
+            ("foreign_database", "!=", False),
+        ]
+        return action
+
     def action_open_unwell_instances(self):
         action = self.action_open_instances()
         action["context"] |= {"search_default_unwell": 1}
@@ -618,7 +649,7 @@ class VworkspaceCluster(models.Model):
             self.env[model]._retry_failed(self)
         self._notify_processes()
 
-    def _audit(self, action, *, outcome="done", reason=""):
+    def _audit(self, action, *, outcome="done", reason="", message=""):
         self.env["vworkspace.audit.entry"]._add(
             [
                 {
@@ -630,6 +661,7 @@ class VworkspaceCluster(models.Model):
                     "action": action,
                     "outcome": outcome,
                     "reason": reason or None,
+                    "message": message or None,
                 }
                 for cluster in self
             ]

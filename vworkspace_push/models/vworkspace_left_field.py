@@ -29,5 +29,7 @@ class VworkspaceLeftField(models.Model):
     def action_claim_again(self):
         """Take the field back into what is sent, from the next deployment on."""
         self.instance_id.check_access("write")
+        for left in self:
+            left.instance_id._audit("claim_field", message=left.field)
         self.sudo().unlink()
         return True

@@ -16,8 +16,11 @@ IDENTITY_FIELDS = (
     *("uid", "resource_version", "generation", "applied_fields"),
     *("observed_resource_version", "observed_generation", "foreign_database"),
     *("deletion_requested_at", "finalizers", "applied_revision_id"),
-    "claimed_database",
+    *("claimed_database", "may_exist"),
 )
+MAX_REFUSALS = 20  # records that one message names
+# What can be taken back, as long as nothing of it is in the cluster
+WITHDRAWABLE_STATES = ("pending", "failed", "denied")
 
 
 class VworkspaceManagedResource(models.AbstractModel):
@@ -45,6 +48,8 @@ class VworkspaceManagedResource(models.AbstractModel):
     _resource: resources.Resource = None
     # Fields that a user edits and that make up the manifest
     _desired_fields: frozenset[str] = frozenset()
+    # Those that cannot change while something else is being delivered
+    _settled_fields = frozenset({"name", "cluster_id", "namespace_id"})
 
     name = fields.Char(
         required=True,
@@ -130,6 +135,8 @@ class VworkspaceManagedResource(models.AbstractModel):
         help="What has to happen next, and until when it is waited for.",
     )
     uid = fields.Char(string="UID", readonly=True, copy=False)
+    # The answer to its first delivery was lost: it may have made an object.
+    may_exist = fields.Boolean(readonly=True, copy=False)
     resource_version = fields.Char(readonly=True, copy=False)
     generation = fields.Integer(readonly=True, copy=False)
     # Our entry of managedFields after the last apply: what is missing from it later
@@ -195,7 +202,7 @@ class VworkspaceManagedResource(models.AbstractModel):
             *("status_as_of", "last_reconcile_time"),
             *("observed_resource_version", "observed_generation"),
             *("deletion_requested_at", "finalizers", "foreign_database"),
-            "claimed_database",
+            *("claimed_database", "may_exist"),
         }
     )
 
@@ -210,6 +217,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         lambda self: [
             *sorted(self._desired_fields),
             *("applied_revision_id", "revision_id", "delivery_state"),
+            *("revision_id.kind", "revision_id.outcome"),
         ]
     )
     def _compute_changes(self):
@@ -222,9 +230,14 @@ class VworkspaceManagedResource(models.AbstractModel):
             wanted, problems = record._prepare()
             if problems or not wanted:
                 continue
+            latest = record.revision_id
             record.is_changed = bool(
-                record.revision_id.manifest
-                and wanted != json.loads(record.revision_id.manifest)
+                latest.manifest
+                and (
+                    wanted != json.loads(latest.manifest)
+                    # It moved the ownership, of values that differ.
+                    or (latest.kind, latest.outcome) == ("adopt", "draft")
+                )
             )
             changed = diff.changes(json.loads(known.manifest), wanted)
             record.changes_text = diff.render(changed) or False
@@ -232,8 +245,9 @@ class VworkspaceManagedResource(models.AbstractModel):
     @api.depends(
         *("delivery_state", "next_attempt_at", "is_paused", "foreign_database"),
         *("delivery_reason", "finalizers", "deletion_requested_at", "is_changed"),
-        *("generation", "observed_generation", "health", "uid"),
+        *("generation", "observed_generation", "health", "uid", "intent_revision"),
         *("cluster_id.state", "cluster_id.is_paused", "cluster_id.lane_ids.retry_at"),
+        *("cluster_id.active", "cluster_id.connectivity_mode"),
     )
     def _compute_waiting_for(self):
         for record in self:
@@ -309,25 +323,52 @@ class VworkspaceManagedResource(models.AbstractModel):
         return records
 
     def write(self, vals):
-        if vals.keys() & {"name", "cluster_id", "namespace_id"}:
-            self._refuse_new_identity(vals)
+        if settled := vals.keys() & self._settled_fields:
+            self._make_way_for({name: vals[name] for name in settled})
         return super().write(vals)
 
-    def _refuse_new_identity(self, vals):
-        for record in self.filtered("uid"):
-            for field in ("name", "cluster_id", "namespace_id"):
-                value = record[field] if field == "name" else record[field].id
-                if field in vals and vals[field] != value:
-                    raise UserError(
-                        self.env._(
-                            "%(name)s is deployed: its name, cluster and namespace "
-                            "cannot change. Use “Deploy a Copy To…” to have it "
-                            "elsewhere.",
-                            name=record.name,
-                        )
+    def _make_way_for(self, vals):
+        """Take back what is to be delivered and would not be what the record says.
+
+        :raise UserError: when it is in its cluster, or may be, or just on its way
+        """
+        changing = self.filtered(lambda r: r._differs_from(vals))
+        for record in changing:
+            if record.uid:
+                raise UserError(
+                    self.env._(
+                        "%(name)s is deployed: its name, cluster and namespace "
+                        "cannot change. Use “Deploy a Copy To…” to have it "
+                        "elsewhere.",
+                        name=record.name,
                     )
+                )
+            record._refuse_unsettled()
+        if due := changing.filtered(lambda r: r.delivery_state in deliver.DUE_STATES):
+            due.check_access("write")
+            due._withdraw(reason=self.env._("It was changed before it was delivered."))
+
+    def _differs_from(self, vals):
+        for name, value in vals.items():
+            known = self[name]
+            known = known.id if self._fields[name].relational else known
+            if (known or False) != (value or False):
+                return True
+        return False
+
+    def _refuse_unsettled(self):
+        for record in self.filtered("may_exist"):
+            raise UserError(
+                self.env._(
+                    "%s may have reached its cluster: the answer to its delivery was "
+                    "lost. Deliver it now to find out, or have an administrator forget "
+                    "it.",
+                    record.name,
+                )
+            )
 
     def unlink(self):
+        self._hold_deliveries()
         locks_sudo = self.sudo().delivery_lock_id
         revisions_sudo = self.sudo().revision_ids
         notices_sudo = self.env["vworkspace.health.notice"].sudo()
@@ -341,11 +382,12 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     @api.ondelete(at_uninstall=False)
     def _unlink_except_deployed(self):
-        for record in self:
+        self._refuse_unsettled()
+        for record in self.filtered("uid"):
+            if record.delivery_state in ("deleted", "lost"):
+                continue
             # What was imported and never written to may be let go of.
-            if record.delivery_state == "pending" or (
-                record.uid and record.delivery_state not in ("draft", "deleted", "lost")
-            ):
+            if record.delivery_state != "draft" or record.applied_fields:
                 raise UserError(
                     self.env._(
                         "%s exists in its cluster. Use “Delete from Cluster” first, "
@@ -401,7 +443,26 @@ class VworkspaceManagedResource(models.AbstractModel):
     def action_forget_lost(self):
         """Let a record whose object vanished be deployed anew, as a new object."""
         self.check_access("write")
-        self.filtered(lambda r: r.delivery_state == "lost")._let_go("draft")
+        lost = self.filtered(lambda r: r.delivery_state == "lost")
+        lost._audit("start_over")
+        lost._let_go("draft")
+        return True
+
+    def action_withdraw(self):
+        """Take back what was asked for and is not in its cluster: nothing is sent."""
+        self.check_access("write")
+        records = self.filtered(
+            lambda r: not r.uid and r.delivery_state in WITHDRAWABLE_STATES
+        )
+        if not records:
+            raise UserError(
+                self.env._(
+                    "There is nothing to withdraw: it was not deployed, or it is in "
+                    "its cluster. Use “Delete from Cluster” for what is there."
+                )
+            )
+        records._refuse_unsettled()
+        records._withdraw()
         return True
 
     def action_pause(self):
@@ -423,6 +484,14 @@ class VworkspaceManagedResource(models.AbstractModel):
         records._notify_updated()
         return True
 
+    def action_open_delete(self):
+        """Ask before these are deleted from their clusters."""
+        return self.env["vworkspace.delete.wizard"]._open_for(self)
+
+    def action_open_forget(self):
+        """Show what forgetting the object would leave behind, and ask why."""
+        return self.env["vworkspace.forget.wizard"]._open_for(self)
+
     def action_claim(self):
         """Take an object back from another Odoo database that wrote to it."""
         self.check_access("write")
@@ -440,6 +509,10 @@ class VworkspaceManagedResource(models.AbstractModel):
                     "foreign_database": False,
                 }
             )
+        # What is to go goes, now that nothing keeps it.
+        deleting = records.filtered(lambda r: r.delivery_state == "deleting")
+        deleting._deliver_now()
+        for record in records - deleting:
             record._deploy(
                 reason=self.env._("Claimed from another database."), unchanged=True
             )
@@ -472,6 +545,13 @@ class VworkspaceManagedResource(models.AbstractModel):
     def _responsible_user(self):
         """Return whom the record's health concerns first. For override."""
         return self.intent_user_id
+
+    def _residue(self):
+        """Return what else forgetting the object may leave behind. For override.
+
+        :return: pairs of a label and what is known
+        """
+        return []
 
     def _timeline_subjects(self):
         """Return whose rows the timeline has: ids by model. For override."""
@@ -524,14 +604,11 @@ class VworkspaceManagedResource(models.AbstractModel):
         :raise UserError: when the cluster would refuse it, with all reasons
         """
         self._lock_for_intent()
+        prepared = {record: record._prepare() for record in self}
+        self._refuse_undeployable({r: found for r, (_m, found) in prepared.items()})
         manifests = {}
         again = self.browse()
-        for record in self:
-            manifest, problems = record._prepare()
-            if problems:
-                raise UserError("\n".join([f"{record.name}:", *problems]))
-            if record.delivery_state in ("deleting", "lost"):
-                raise UserError(record._why_not_deployable())
+        for record, (manifest, _found) in prepared.items():
             latest = record.revision_id
             if (
                 latest.kind != "deploy"
@@ -542,22 +619,59 @@ class VworkspaceManagedResource(models.AbstractModel):
                 manifests[record.id] = manifest
             elif record.delivery_state != "applied":
                 again |= record
-        again._writer().write(
-            {
-                "delivery_state": "pending",
-                "delivery_attempts": 0,
-                "next_attempt_at": fields.Datetime.now(),
-            }
-        )
-        deliver.after_commit(again)
+        again._audit("deploy_now", reason=reason)
+        again._writer().delivery_state = "pending"
+        again._deliver_now()
         records = self.browse(manifests)
         records._intend("deploy", manifests=manifests, reason=reason, **intent)
 
-    def _intend(self, kind, *, manifests=None, reason="", takeover=(), given_up=()):
+    def _refuse_undeployable(self, problems):
+        """Refuse all if one of them cannot be deployed, and say which and why.
+
+        :param dict problems: lists of sentences, by record
+        """
+        refusals = [
+            why or "\n".join([f"{record.name}:", *found])
+            for record, found in problems.items()
+            if (why := record._why_not_deployable()) or found
+        ]
+        if not refusals:
+            return
+        if len(self) > 1:
+            refusals.insert(
+                0,
+                self.env._(
+                    "Nothing was deployed, since %(count)s of these cannot be. Mend "
+                    "them, or leave them out:",
+                    count=len(refusals),
+                ),
+            )
+        if (more := len(refusals) - 1 - MAX_REFUSALS) > 0:
+            refusals[MAX_REFUSALS + 1 :] = [self.env._("… and %s more.", more)]
+        raise UserError("\n".join(refusals))
+
+    def _deliver_now(self):
+        """Deliver what waits once this is committed, not at its next attempt."""
+        self._writer().write(
+            {"delivery_attempts": 0, "next_attempt_at": fields.Datetime.now()}
+        )
+        deliver.after_commit(self)
+
+    def _intend(
+        self,
+        kind,
+        *,
+        manifests=None,
+        desired=None,
+        reason="",
+        takeover=(),
+        given_up=(),
+    ):
         """Record an intent for each record, and deliver it once committed.
 
         :param str kind: deploy, delete or adopt
         :param dict manifests: by id of the record; the latest intent's by default
+        :param dict desired: what the form held for it, by id; what it holds by default
         :param takeover: fields to take over from other managers, by id of the record
         :param given_up: fields left to other managers by this, by id of the record
         """
@@ -568,9 +682,9 @@ class VworkspaceManagedResource(models.AbstractModel):
         vals_list = []
         for record in self:
             before = record.intent_manifest and json.loads(record.intent_manifest)
-            manifest = (manifests or {}).get(record.id) or before
-            manifest = manifest or record._build_manifest()
+            manifest = (manifests or {}).get(record.id) or record._named(before)
             given = {*given_up.get(record.id, ()), *record._not_given_up_yet(manifest)}
+            taken = {*takeover.get(record.id, ()), *record._not_taken_yet(manifest)}
             vals_list.append(
                 {
                     "res_model": self._name,
@@ -581,8 +695,8 @@ class VworkspaceManagedResource(models.AbstractModel):
                     "reason": reason or None,
                     "user_id": self.env.uid,
                     "manifest": json.dumps(manifest, ensure_ascii=False),
-                    "desired": record._desired(),
-                    "takeover_fields": sorted(takeover.get(record.id, ())) or None,
+                    "desired": (desired or {}).get(record.id) or record._desired(),
+                    "takeover_fields": sorted(taken) or None,
                     "given_up_fields": sorted(given) or None,
                 }
             )
@@ -594,6 +708,7 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     def _write_intents(self, kind, revisions):
         """Make `revisions` the intents of the records, in one statement."""
+        self.revision_id._close("overtaken")
         self.flush_recordset()
         now = fields.Datetime.now()
         state = "deleting" if kind == "delete" else "pending"
@@ -619,13 +734,76 @@ class VworkspaceManagedResource(models.AbstractModel):
         )
         self.invalidate_recordset()
 
+    def _named(self, manifest):
+        """Return `manifest` with the object's kind and name: enough to delete it.
+
+        What was imported has none yet, and its form need not be fit to be sent.
+        """
+        metadata = (manifest or {}).get("metadata", {})
+        return {
+            **(manifest or {}),
+            "apiVersion": self._resource.api_version,
+            "kind": self._resource.kind,
+            "metadata": {
+                **metadata,
+                "name": self.name,
+                "namespace": self.namespace_id.name,
+            },
+        }
+
     def _not_given_up_yet(self, manifest):
         """Return what the latest intent was to leave to others, and did not so far."""
+        left = self._undelivered().given_up_fields or []
+        return [f for f in left if ownership.value_at(manifest, f) is None]
+
+    def _not_taken_yet(self, manifest):
+        """Return what the latest intent was to take over, and did not so far, where
+        the value is still the one that was decided on."""
+        latest = self._undelivered()
+        if not latest.takeover_fields:
+            return []
+        decided = json.loads(latest.manifest)
+        return [
+            field
+            for field in latest.takeover_fields
+            if (value := ownership.value_at(manifest, field)) is not None
+            and value == ownership.value_at(decided, field)
+        ]
+
+    def _undelivered(self):
+        """Return the latest intent if it is not what is applied, else none."""
         latest = self.revision_id
         if latest.kind == "deploy" and latest == self.applied_revision_id:
-            return []
-        left = latest.given_up_fields or []
-        return [f for f in left if ownership.value_at(manifest, f) is None]
+            return latest.browse()
+        return latest
+
+    def _withdraw(self, *, reason=""):
+        """Take back intents that have not reached their cluster."""
+        self._hold_deliveries()
+        self.revision_id._close("withdrawn")
+        self._audit("withdraw", reason=reason)
+        self._writer().write(
+            {
+                "delivery_state": "draft",
+                "delivery_reason": False,
+                "delivery_message": False,
+                "delivery_attempts": 0,
+                "next_attempt_at": False,
+            }
+        )
+        self._notify_updated()
+
+    def _hold_deliveries(self):
+        """Keep deliverers away from these records until the transaction ends.
+
+        What is being delivered right now would come back with its outcome; and who
+        waited for a deliverer, with rows locked that this needs, would wait for ever.
+        """
+        locks_sudo = self.sudo().delivery_lock_id
+        if locks_sudo.try_lock_for_update(allow_referencing=True) != locks_sudo:
+            raise UserError(
+                self.env._("A delivery is under way right now: try again in a moment.")
+            )
 
     def _lock_for_intent(self):
         """Lock the rows first: a status that comes meanwhile waits, instead of failing
@@ -635,6 +813,7 @@ class VworkspaceManagedResource(models.AbstractModel):
 
     def _let_go(self, state, message=False):
         """Forget the object, which is gone or no concern of ours any more."""
+        self.revision_id._close("withdrawn")
         self._writer().write(
             {
                 "delivery_state": state,
@@ -651,13 +830,19 @@ class VworkspaceManagedResource(models.AbstractModel):
         self._writer().write({"health": False, "health_message": False})
 
     def _why_not_deployable(self):
+        """Return in a sentence what stands against a deployment, apart from the form.
+
+        :rtype: str | None
+        """
+        if self.delivery_state == "deleting":
+            return self.env._("%s is being deleted from its cluster.", self.name)
         if self.delivery_state == "lost":
             return self.env._(
                 "%s vanished from its cluster or was replaced there. Choose “Start "
                 "Over” first if it is to be created again.",
                 self.name,
             )
-        return self.env._("%s is being deleted from its cluster.", self.name)
+        return None
 
     def _retry_failed(self, clusters):
         """Make the failed deliveries of `clusters` due now: their cause may be gone."""

@@ -35,6 +35,8 @@ class VworkspaceOperation(models.Model):
             *("parameters_yaml", "approval_required"),
         }
     )
+    # What was asked for must not run once the record says something else.
+    _settled_fields = _desired_fields
 
     target_id = fields.Many2one(
         "vworkspace.application.instance",
@@ -168,11 +170,12 @@ class VworkspaceOperation(models.Model):
         for operation in self:
             operation.approval_required = operation._must_be_approved()
 
-    @api.depends("uid", "delivery_state", "phase")
+    @api.depends("uid", "may_exist", "delivery_state", "phase")
     def _compute_is_editable(self):
         for operation in self:
             operation.is_editable = (
                 not operation.uid
+                and not operation.may_exist
                 and not operation.phase
                 and operation.delivery_state in EDITABLE_STATES
             )
@@ -227,6 +230,7 @@ class VworkspaceOperation(models.Model):
     def write(self, vals):
         fixed = self.filtered(lambda o: not o.is_editable)
         if fixed and vals.keys() & self._desired_fields:
+            fixed._refuse_unsettled()
             raise UserError(
                 self.env._(
                     "%s is under way: what an operation does cannot change. Make a new "
@@ -295,18 +299,14 @@ class VworkspaceOperation(models.Model):
             )
         )
 
-    def _deploy(self, **arguments):
-        for operation in self:
-            gone = operation.delivery_state == "deleted"
-            if gone or (operation.phase and not operation.uid):
-                raise UserError(
-                    self.env._(
-                        "%s was in its cluster before, and an operation runs once. "
-                        "Choose “Repeat” to have it done again.",
-                        operation.name,
-                    )
-                )
-        return super()._deploy(**arguments)
+    def _why_not_deployable(self):
+        if self.delivery_state == "deleted" or (self.phase and not self.uid):
+            return self.env._(
+                "%s was in its cluster before, and an operation runs once. Choose "
+                "“Repeat” to have it done again.",
+                self.name,
+            )
+        return super()._why_not_deployable()
 
     def _find_problems(self):
         self.ensure_one()

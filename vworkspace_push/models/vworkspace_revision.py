@@ -48,7 +48,12 @@ class VworkspaceRevision(models.Model):
         compute="_compute_diff", string="Changes", help="Against the revision before."
     )
     outcome = fields.Selection(
-        const.DELIVERY_STATES, readonly=True, default="pending", required=True
+        const.DELIVERY_STATES + const.REVISION_ENDS,
+        readonly=True,
+        default="pending",
+        required=True,
+        help="Overtaken: a newer one replaced it before it was sent. Withdrawn: "
+        "somebody took it back before that.",
     )
     message = fields.Text(readonly=True)
     finished_at = fields.Datetime(readonly=True)
@@ -177,6 +182,13 @@ class VworkspaceRevision(models.Model):
             fetch=True,
         )
         return self.browse(row[0] for row in ids)
+
+    def _close(self, outcome):
+        """Say how those ended that were never sent."""
+        open_sudo = self.sudo().filtered(lambda r: r.outcome == "pending")
+        open_sudo._writer().write(
+            {"outcome": outcome, "finished_at": fields.Datetime.now()}
+        )
 
     def _record(self):
         return self.env[self.res_model].browse(self.res_id)

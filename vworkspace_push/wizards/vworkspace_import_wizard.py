@@ -118,6 +118,7 @@ class VworkspaceImportWizard(models.TransientModel):
         records = made.union(*bound)
         for record, line in lines.items():
             record.check_access("write")
+            record.revision_id._close("withdrawn")
             record._writer().write(line._identity())
         records._audit("import", message=self.env._("Nothing was sent to the cluster."))
         self.env.flush_all()
