@@ -198,6 +198,8 @@ def _connection_class(
     class Connection(HTTPSConnection):
         """A connection to a checked address, cuttable by the exchange it serves."""
 
+        _parts: list[bytes] | None = None  # of the request that is being put together
+
         def _new_conn(self) -> socket.socket:
             try:
                 return _dial(
@@ -224,7 +226,20 @@ def _connection_class(
                 plain = getattr(self.sock, "socket", self.sock)
                 current.exchange.attach(plain, owned=False)
             current.exchange.sent = True
-            super().request(*args, **kwargs)
+            self._parts = []
+            try:
+                super().request(*args, **kwargs)
+                request = b"".join(self._parts)
+            finally:
+                self._parts = None
+            self.send(request)
+
+        def send(self, data: Any) -> None:
+            """Send a request as a whole: urllib3 would send its body apart."""
+            if self._parts is None:
+                super().send(data)
+            else:
+                self._parts.append(data)
 
     return Connection
 

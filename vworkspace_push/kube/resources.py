@@ -577,7 +577,11 @@ def find_secret_material(values: Any) -> list[str]:
 
     :return: paths such as "auth.password" or "users[0].token", in document order
     """
-    return [path for path, key, text in _string_leaves(values) if is_secret(key, text)]
+    return [
+        _path(place)
+        for place, key, text in _string_leaves(values)
+        if is_secret(key, text)
+    ]
 
 
 def is_secret(key: str, text: str) -> bool:
@@ -585,26 +589,36 @@ def is_secret(key: str, text: str) -> bool:
 
     Empty text and the placeholder are none.
     """
-    if _SECRET_KEY.fullmatch(key) or _PRIVATE_KEY.match(text):
+    if _SECRET_KEY.fullmatch(key) or ("PRIVATE" in text and _PRIVATE_KEY.match(text)):
         return bool(text.strip()) and text != SECRET_PLACEHOLDER
     return False
 
 
-def _string_leaves(values: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, last key, text) without recursion: values may be nested deep."""
-    stack: list[tuple[str, str, Any]] = [("", "", values)]
+def _string_leaves(values: Any) -> Iterator[tuple[Any, str, str]]:
+    """Yield (place, last key, text) without recursion: values may be nested deep.
+
+    A place is the place around it and a key or an index; see `_path`.
+    """
+    stack: list[tuple[Any, str, Any]] = [(None, "", values)]
     while stack:
-        path, key, value = stack.pop()
+        place, key, value = stack.pop()
         if isinstance(value, str):
-            yield path, key, value
-        elif isinstance(value, Mapping):
-            stack.extend(
-                (f"{path}.{name}" if path else str(name), str(name), item)
-                for name, item in reversed(list(value.items()))
-            )
+            yield place, key, value
+        elif isinstance(value, dict):
+            stack += [((place, str(k)), str(k), value[k]) for k in reversed(value)]
         elif isinstance(value, (list, tuple)):
-            numbered = list(enumerate(value))
-            stack.extend((f"{path}[{i}]", "", item) for i, item in reversed(numbered))
+            last = len(value) - 1
+            stack += [
+                ((place, last - i), "", item) for i, item in enumerate(reversed(value))
+            ]
+
+
+def _path(place: Any) -> str:
+    parts = []
+    while place is not None:
+        place, key = place
+        parts.append(f"[{key}]" if isinstance(key, int) else f".{key}")
+    return "".join(reversed(parts)).removeprefix(".")
 
 
 def is_dns_label(text: Any) -> bool:

@@ -1,12 +1,11 @@
 from datetime import timedelta
 
-from psycopg2.extras import execute_values
-
 from odoo import SUPERUSER_ID, api, fields, models
 from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .. import const
+from ..rows import as_json
 
 PURGE_BATCH = 10_000  # entries that one run of the vacuum takes at a time
 
@@ -139,12 +138,18 @@ class VworkspaceAuditEntry(models.Model):
         now = fields.Datetime.now()
         uid = self.env.uid or SUPERUSER_ID
         rows = [{"date": now, "user_id": uid, **row} for row in rows]
-        columns = [n for n, f in self._fields.items() if f.store and n != "id"]
-        execute_values(
-            self.env.cr._obj,
-            f"INSERT INTO {self._table} ({', '.join(columns)}) VALUES %s",  # noqa: S608
-            [[row.get(column) for column in columns] for row in rows],
-            page_size=1000,
+        types = {
+            name: field.column_type[1]
+            for name, field in self._fields.items()
+            if field.store and name != "id"
+        }
+        self.env.cr.execute(
+            f"""INSERT INTO {self._table} ({", ".join(types)})
+                SELECT {", ".join(types)} FROM json_to_recordset(%s) AS new (
+                       {", ".join(f"{name} {type_}" for name, type_ in types.items())})
+            """,  # noqa: S608 the names of our own columns
+            [as_json(rows)],
+            log_exceptions=False,
         )
 
     @api.autovacuum

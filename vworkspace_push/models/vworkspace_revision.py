@@ -1,12 +1,11 @@
 import json
 
-from psycopg2.extras import Json, execute_values
-
 from odoo import api, fields, models
 from odoo.exceptions import UserError
 
 from .. import const
 from ..kube import diff
+from ..rows import as_json
 
 
 class VworkspaceRevision(models.Model):
@@ -160,27 +159,18 @@ class VworkspaceRevision(models.Model):
         :param list[dict] rows: values by field
         :return: the revisions, in the order of `rows`
         """
-        now = fields.Datetime.now()
-        columns = sorted(rows[0])
-        as_json = {name for name in columns if self._fields[name].type == "json"}
-        ids = execute_values(
-            self.env.cr._obj,
+        types = {name: self._fields[name].column_type[1] for name in rows[0]}
+        self.env.cr.execute(
             f"""INSERT INTO {self._table}
-                       ({", ".join(columns)}, outcome, create_uid, create_date)
-                VALUES %s RETURNING id""",  # noqa: S608 the names of our own fields
-            [
-                [
-                    *(
-                        Json(row[n]) if n in as_json and row[n] else row[n]
-                        for n in columns
-                    ),
-                    *("pending", self.env.uid, now),
-                ]
-                for row in rows
-            ],
-            page_size=len(rows),
-            fetch=True,
+                       ({", ".join(types)}, outcome, create_uid, create_date)
+                SELECT {", ".join(types)}, 'pending', {self.env.uid:d}, %s
+                  FROM json_to_recordset(%s) AS new (
+                       {", ".join(f"{name} {type_}" for name, type_ in types.items())})
+             RETURNING id""",  # noqa: S608 the names of our own columns
+            [fields.Datetime.now(), as_json(rows)],
+            log_exceptions=False,
         )
+        ids = self.env.cr.fetchall()
         return self.browse(row[0] for row in ids)
 
     def _close(self, outcome):
