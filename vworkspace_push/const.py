@@ -34,6 +34,7 @@ PROBE_TIMEOUT = 3.0  # s
 LEASE_SECONDS = 15
 LEASE_RENEW = 4.0
 INBOX_LIMIT = 20_000  # objects that wait to be written; above it, streams wait
+INBOX_BYTES = 64 * 1024 * 1024  # likewise, of what is kept of them
 STREAMS_PER_CLUSTER = 50  # of single namespaces; above it, the quiet ones are polled
 RENEW_AT = 0.8  # of a credential's life, after which it is warned about or renewed
 VERIFY_EVERY_HOURS = 24  # a credential in use is verified again

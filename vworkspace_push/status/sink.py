@@ -47,6 +47,7 @@ KINDS = (CLUSTER, *MODELS)  # in the order in which their rows are locked
 GONE_STATES = ("deleted", "lost")
 LIST_TIME = timedelta(seconds=10)  # within which a list is written, unless it says so
 APPLY_TIME = timedelta(minutes=1)  # likewise, for what was applied meanwhile
+SIZE = 1_000  # bytes of a report in memory, beside its long texts
 MAX_TOLD = 1_000  # objects that could not be stored and were told of, to tell it once
 
 _told: set[tuple[str, int, str]] = set()  # database, cluster, uid
@@ -60,23 +61,47 @@ class Report:
     observed: resources.Observed
     deleted: bool = False
     owned: str = ""  # our entry of managedFields
-    source: bytes = b""  # the object without status, to look into when it drifted
+    # The object without status, to look into when it drifted; empty of strangers'
+    source: bytes = b""
+    size: int = 0  # bytes that it takes in memory, about
 
     @classmethod
     def from_object(cls, obj, *, deleted=False, kind=None):
         kind = kind or obj["kind"]
-        source = {name: value for name, value in obj.items() if name != "status"}
+        observed = resources.observe(obj, kind=kind)
+        owned = ownership.owned_fields(obj)
+        source = b""
+        if owned or _is_marked(observed):
+            spec = {name: value for name, value in obj.items() if name != "status"}
+            source = json.dumps(spec, separators=(",", ":")).encode()
         return cls(
             kind=kind,
-            observed=resources.observe(obj, kind=kind),
+            observed=observed,
             deleted=deleted,
-            owned=ownership.owned_fields(obj),
-            source=json.dumps(source, separators=(",", ":")).encode(),
+            owned=owned,
+            source=source,
+            size=SIZE + len(source) + len(owned) + _size_of_texts(observed),
         )
 
     def object(self):
         """Return the object as the cluster sent it, without its status."""
-        return json.loads(self.source)
+        return json.loads(self.source) if self.source else {}
+
+
+def _is_marked(observed):
+    """Whether the object says that an Odoo wrote it, whoever owns its fields now."""
+    return (
+        resources.DATABASE_ANNOTATION in observed.annotations
+        or resources.MANAGED_BY_LABEL in observed.labels
+    )
+
+
+def _size_of_texts(observed):
+    return (
+        sum(len(condition.message) for condition in observed.conditions)
+        + sum(len(e.url) + len(e.notes) for e in observed.endpoints)
+        + sum(map(len, observed.outputs.values()))
+    )
 
 
 @dataclass(frozen=True)
