@@ -40,6 +40,7 @@ RENEW_AT = 0.8  # of a credential's life, after which it is warned about or rene
 VERIFY_EVERY_HOURS = 24  # a credential in use is verified again
 
 STALE_AFTER = 120  # s without news from a cluster until its health is unknown
+STALE_AFTER_LEAST = 60  # a cluster that is well may be heard of every 30 s only
 
 NOTIFY_EVERY = timedelta(minutes=15)  # between two messages about one record's health
 NOTIFY_BATCH = 200  # records that one run of the cron tells of

@@ -579,6 +579,27 @@ def test_each_cluster_has_its_own_limit(database, cluster, adopted):
     assert database.read(adopted, "health") == "unknown"
 
 
+def test_what_somebody_has_locked_is_marked_the_next_time_and_not_waited_for(
+    database, cluster, make_instance, adopted
+):
+    other = adopt(database, make_instance("other"))
+    for each in (adopted, other):
+        ingest(database, each, status=ready_status(), version="100")
+    hear(database, cluster, minutes_ago=10)
+
+    with database.transaction() as env:
+        env.cr.execute(
+            "SELECT FROM vworkspace_application_instance WHERE id = %s FOR UPDATE",
+            [adopted.id],
+        )
+        mark_stale(database)
+    assert database.read(other, "health") == "unknown"
+    assert database.read(adopted, "health") == "ready"
+
+    mark_stale(database)
+    assert database.read(adopted, "health") == "unknown"
+
+
 # === CLUSTERS THAT DO NOT ANSWER === #
 
 

@@ -44,6 +44,7 @@ _logger = logging.getLogger(__name__)
 BATCH = 500  # reports of one transaction
 CONFIRM_AGAIN = (0.0, 5.0, 30.0, 120.0)  # s before each attempt to confirm an end
 CONFIRM_TIMEOUT = 10.0  # s for one object
+MARK_EVERY = 10.0  # s between two looks for clusters that went silent
 NOTE_EVERY = 5.0  # s between two looks at what the streams do
 POSITIONS_EVERY = 30.0  # s; a cluster without news stores its bookmarks
 RECOVERY_DELAY = 2.0  # s before trying again what failed because of the database
@@ -157,6 +158,7 @@ class DatabaseWorker:
         self._database_uuid = in_transaction(registry, database_uuid)
         with _listening(self.dbname) as listener:
             renew_at = note_at = 0.0
+            mark_at = time.monotonic() + MARK_EVERY  # its streams may be heard first
             changed = set()
             while not self._stop.is_set():
                 self._round_at = now = time.monotonic()
@@ -169,6 +171,9 @@ class DatabaseWorker:
                 if now >= note_at:
                     self._note(registry)
                     note_at = now + NOTE_EVERY
+                if now >= mark_at:
+                    in_transaction(registry, sink.mark_stale)
+                    mark_at = now + MARK_EVERY
                 if changed := _notified(listener, TICK):
                     renew_at = note_at = 0.0
 
