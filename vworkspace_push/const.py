@@ -5,6 +5,7 @@ from datetime import timedelta
 # The bus message that says which records of a model changed. Ids only: record rules
 # do not apply to payloads, so clients read the records themselves.
 BUS_UPDATED = "vworkspace_push/updated"
+UPDATED = "vworkspace_push.updated"  # what a transaction keeps until it tells of it
 BUS_MAX_IDS = 500  # in one message; of more it says that any may have changed
 
 # PostgreSQL channel on which a process tells the others that a cluster's settings or

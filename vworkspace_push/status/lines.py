@@ -15,13 +15,14 @@ HEALTH = "Health"  # the type of transition that health has
 
 
 def store_conditions(env, owner, reports, *, at):
-    """Bring the conditions to what was reported, and return the transitions.
+    """Bring the conditions to what was reported; return transitions and whose changed.
 
     :param str owner: the field of a condition that says whose it is
     :param dict reports: `kube.resources.Observed` by id of the owner
     :param at: when it was read, for a cluster that does not say since when it is so
-    :return: values of vworkspace.transition and the owner's id, of each
-    :rtype: list[tuple[int, dict]]
+    :return: owner's id and values of vworkspace.transition, of each; and the ids of the
+        owners of which any condition is another now
+    :rtype: tuple[list[tuple[int, dict]], set[int]]
     """
     env.cr.execute(
         f"""SELECT {owner}, id, type, status, reason, md5(message),
@@ -54,7 +55,8 @@ def store_conditions(env, owner, reports, *, at):
         transitions.append((owner_id, transition))
     _delete_conditions(env, [row_id for row_id, _before in known.values()])
     _upsert_conditions(env, owner, rows)
-    return transitions
+    changed = {owner_id for owner_id, *_values in rows}
+    return transitions, changed.union(owner_id for owner_id, _type in known)
 
 
 def _condition_values(condition):
@@ -139,6 +141,8 @@ def store_endpoints(env, reports):
     """Bring the endpoints of applications to what was reported, in its order.
 
     :param dict reports: `kube.resources.Observed` by id of the application
+    :return: the ids of those that have others now
+    :rtype: set[int]
     """
     env.cr.execute(
         """SELECT instance_id, name, url, type, notes FROM vworkspace_endpoint
@@ -156,7 +160,7 @@ def store_endpoints(env, reports):
         if rows != known.get(instance_id, []):
             changed[instance_id] = rows
     if not changed:
-        return
+        return set()
     env.cr.execute(
         "DELETE FROM vworkspace_endpoint WHERE instance_id = ANY(%s)", [list(changed)]
     )
@@ -171,6 +175,7 @@ def store_endpoints(env, reports):
         [as_json(_endpoint_rows(changed))],
         log_exceptions=False,
     )
+    return set(changed)
 
 
 def _endpoint_rows(changed):

@@ -48,6 +48,8 @@ GONE_STATES = ("deleted", "lost")
 LIST_TIME = timedelta(seconds=10)  # within which a list is written, unless it says so
 APPLY_TIME = timedelta(minutes=1)  # likewise, for what was applied meanwhile
 SIZE = 1_000  # bytes of a report in memory, beside its long texts
+# Columns for the sake of which alone no open view is refreshed
+NOT_WATCHED = {"observed_resource_version", "status_as_of", "last_reconcile_time"}
 MAX_TOLD = 1_000  # objects that could not be stored and were told of, to tell it once
 
 _told: set[tuple[str, int, str]] = set()  # database, cluster, uid
@@ -360,10 +362,11 @@ def _store_news(model, cluster_id, news):
     owner = OWNERS[model._name]
     now = times.now(env)
     observed = {row["id"]: report.observed for row, report in news}
-    _update_records(model, observed, now)
-    transitions = lines.store_conditions(env, owner, observed, at=now)
+    shown = _update_records(model, observed, now)
+    transitions, changed = lines.store_conditions(env, owner, observed, at=now)
+    shown |= changed
     if "endpoint_ids" in model._fields:
-        lines.store_endpoints(env, observed)
+        shown |= lines.store_endpoints(env, observed)
     changes = [
         (row["id"], row["health"], report.observed.health, _message(report.observed))
         for row, report in news
@@ -375,12 +378,13 @@ def _store_news(model, cluster_id, news):
     for row, report in news:
         _store_foreign_database(model, row, report)
         _store_drift(model, row, report)
-    model.browse(observed)._notify_updated()
+    model.browse(shown)._notify_updated()
     notify.health_changed(env, model._name, changes)
     return len(news)
 
 
 def _update_records(model, observed, now):
+    """Write the columns of records; return the ids of those that show other values."""
     rows = [
         {"id": record_id, **_record_values(each, now), **model._observed_values(each)}
         for record_id, each in observed.items()
@@ -388,14 +392,20 @@ def _update_records(model, observed, now):
     types = {n: model._fields[n].column_type[1] for n in rows[0] if n != "id"}
     assignments = ", ".join(f"{name} = new.{name}" for name in types)
     columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
+    shown = [name for name in types if name not in NOT_WATCHED]
+    before = ", ".join(f"old.{name}" for name in shown)
+    after = ", ".join(f"new.{name}" for name in shown)
     model.env.cr.execute(
         f"""UPDATE "{model._table}" record
                SET {assignments}, write_uid = {model.env.uid:d}, write_date = %s
               FROM json_to_recordset(%s) AS new (id int, {columns})
-             WHERE record.id = new.id""",  # noqa: S608 the names of our own columns
+              JOIN "{model._table}" old USING (id)
+             WHERE record.id = new.id
+         RETURNING new.id, ({before}) IS DISTINCT FROM ({after})""",  # noqa: S608 the names of our own columns
         [now, as_json(rows)],
         log_exceptions=False,
     )
+    return {record_id for record_id, is_other in model.env.cr.fetchall() if is_other}
 
 
 def _record_values(observed, now):
@@ -449,6 +459,7 @@ def _store_foreign_database(model, row, report):
         return
     record = model.browse(row["id"])
     record._writer().foreign_database = other or False
+    record._notify_updated()
     if other:
         message = record.env._(
             "The Odoo database %s wrote this object: nothing is sent to it until an "
@@ -477,6 +488,7 @@ def _store_drift(model, row, report):
         drifted = ownership.drift(record.applied_fields, report.object())
     if drifted or row["is_drifted"]:
         record._store_drift(drifted)
+        record._notify_updated()
 
 
 # === THE END OF OBJECTS === #
@@ -664,7 +676,7 @@ def _ingest_cluster(env, cluster_id, kind, by_uid, listing):
             *(now, row["id"]),
         ],
     )
-    transitions = lines.store_conditions(
+    transitions, _changed = lines.store_conditions(
         env, "cluster_status_id", {row["id"]: observed}, at=now
     )
     _add_cluster_transitions(env, cluster_id, transitions)
@@ -735,7 +747,7 @@ def _forget_cluster(env, cluster_id, uids):
     if row := env.cr.fetchone():
         now = times.now(env)
         nothing = resources.observe({}, kind=CLUSTER)
-        transitions = lines.store_conditions(
+        transitions, _changed = lines.store_conditions(
             env, "cluster_status_id", {row[0]: nothing}, at=now
         )
         _add_cluster_transitions(env, cluster_id, transitions)
