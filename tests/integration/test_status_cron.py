@@ -4,6 +4,7 @@ Now and then it compares what the worker brought with a complete list.
 """
 
 import contextlib
+import json
 import socket
 import time
 
@@ -86,6 +87,29 @@ def test_a_cluster_that_recovers_has_no_message_any_more(
 
     assert database.read(broken, "watch_message") is False
     assert database.read(broken, "last_contact")
+
+
+def test_open_pages_are_told_of_a_problem_once_and_when_it_is_over(
+    database, make_cluster, control_plane
+):
+    cluster = make_cluster()
+    poll(database, cluster)
+    server = database.read(cluster, "server_url")
+
+    def told():
+        database.sql("DELETE FROM bus_bus")
+        poll(database, cluster)
+        rows = database.sql("SELECT message FROM bus_bus")
+        payloads = [json.loads(text)["payload"] for (text,) in rows]
+        return {payload["model"]: payload["ids"] for payload in payloads}
+
+    assert told() == {}
+    url = f"https://127.0.0.1:{free_port()}"
+    spoil(database, cluster, token=None, server_url=url)
+    assert told() == {cluster._name: cluster.ids}
+    assert told() == {}
+    spoil(database, cluster, token=None, server_url=server)
+    assert told() == {cluster._name: cluster.ids}
 
 
 def test_a_list_that_fails_marks_nothing_as_lost(
