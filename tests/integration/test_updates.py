@@ -45,9 +45,7 @@ def test_one_model_does_not_wait_for_another(change, told):
     assert told() == [(INSTANCE, [1]), (OPERATION, [2])]
 
 
-def test_what_is_not_committed_is_not_told_and_not_forgotten(
-    change, told, tell, clock
-):
+def test_what_is_not_committed_is_not_told_and_not_forgotten(change, told, tell, clock):
     change(INSTANCE, 1)
     change(INSTANCE, 2)
     clock.now += 0.3

@@ -229,8 +229,10 @@ class Inbox:
                 elif (
                     known
                     or is_signed(entry.report, ours)
-                    or len(self._unclaimed) < UNCLAIMED_LIMIT
-                    and entry.report.size <= UNCLAIMED_BYTES
+                    or (
+                        len(self._unclaimed) < UNCLAIMED_LIMIT
+                        and entry.report.size <= UNCLAIMED_BYTES
+                    )
                 ):
                     # Later it is only as new as its version says.
                     self._unclaimed[key] = (Entry(entry.report), until)

@@ -5,8 +5,10 @@ few statements, and writes nothing that is there already. The records are locked
 """
 
 import hashlib
+from datetime import UTC
 
 from .. import const
+from ..kube import resources
 from ..rows import as_json
 from ..times import naive
 
@@ -57,6 +59,26 @@ def store_conditions(env, owner, reports, *, at):
     _upsert_conditions(env, owner, rows)
     changed = {owner_id for owner_id, *_values in rows}
     return transitions, changed.union(owner_id for owner_id, _type in known)
+
+
+def conditions(env, owner, ids):
+    """Return the stored conditions of owners: `kube.resources.Condition` by type.
+
+    :param str owner: the field of a condition that says whose it is
+    :return: by id of the owner; none of those without any
+    """
+    env.cr.execute(
+        f"""SELECT {owner}, type, status, COALESCE(reason, ''), COALESCE(message, ''),
+                   last_transition_time, NULLIF(observed_generation, 0)
+              FROM vworkspace_condition WHERE {owner} = ANY(%s)""",  # noqa: S608
+        [list(ids)],
+    )
+    found = {}
+    for owner_id, type_, *texts, since, generation in env.cr.fetchall():
+        since = since and since.replace(tzinfo=UTC)
+        condition = resources.Condition(type_, *texts, since, generation)
+        found.setdefault(owner_id, {})[type_] = condition
+    return found
 
 
 def _condition_values(condition):

@@ -11,8 +11,8 @@ while a cluster cannot be heard.
 
 import json
 import logging
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import psycopg2
 from psycopg2.extras import Json
@@ -35,6 +35,7 @@ __all__ = [
     "gone",
     "ingest",
     "mark_stale",
+    "merge",
     "missing",
     "reachable",
     "unreachable",
@@ -47,6 +48,7 @@ KINDS = (CLUSTER, *MODELS)  # in the order in which their rows are locked
 GONE_STATES = ("deleted", "lost")
 LIST_TIME = timedelta(seconds=10)  # within which a list is written, unless it says so
 APPLY_TIME = timedelta(minutes=1)  # likewise, for what was applied meanwhile
+EVER = datetime.min.replace(tzinfo=UTC)  # before all that a cluster tells of
 SIZE = 1_000  # bytes of a report in memory, beside its long texts
 # Columns for the sake of which alone no open view is refreshed
 NOT_WATCHED = {"observed_resource_version", "status_as_of", "last_reconcile_time"}
@@ -644,6 +646,138 @@ def _store_returns(records):
     back._audit("observe", outcome="applied", message=message)
     back._message_log_batch(dict.fromkeys(back.ids, message))
     back.env.flush_all()
+
+
+# === PARTIAL REPORTS === #
+
+
+def merge(env, cluster_id, reports):
+    """Write those conditions that are newer than what is known of their type.
+
+    For what an operator tells by itself: some conditions of an object and no version,
+    so each is ordered by its own time and generation. Replays, objects that no record
+    has, and what is from before the last whole report change nothing. The next whole
+    report is the truth again: its guard by resourceVersion knows nothing of this.
+
+    :param list[Report] reports: in any order, any number of each object; with uid,
+        generation and conditions. One without a time is never newer
+    :return: how many records changed
+    """
+    env.flush_all()
+    by_kind = {kind: [r for r in reports if r.kind == kind] for kind in MODELS}
+    return sum(_merge_kind(env, cluster_id, k, some) for k, some in by_kind.items())
+
+
+def _merge_kind(env, cluster_id, kind, reports):
+    model, owner = env[MODELS[kind]], OWNERS[MODELS[kind]]
+    rows = _lock_to_merge(model, cluster_id, {r.observed.uid for r in reports} - {""})
+    known = lines.conditions(env, owner, [row["id"] for row in rows.values()])
+    merged = {}
+    for observed in (report.observed for report in reports):
+        row = rows.get(observed.uid)
+        taken = row and _newer_conditions(known.get(row["id"], {}), row, observed)
+        if taken:
+            known[row["id"]] = {**known.get(row["id"], {}), **taken}
+            merged[row["id"]] = _merged(row, observed, known[row["id"]])
+    if not merged:
+        return 0
+    now = times.now(env)
+    _update_merged(model, merged, now)
+    transitions, _changed = lines.store_conditions(env, owner, merged, at=now)
+    changes = [
+        (row["id"], row["health"], each.health, _message(each))
+        for row in rows.values()
+        if (each := merged.get(row["id"])) and each.health != row["health"]
+    ]
+    transitions += _health_transitions(changes, merged, now)
+    lines.add_transitions(env, owner, transitions, dict.fromkeys(merged, cluster_id))
+    env.invalidate_all(flush=False)
+    model.browse(merged)._notify_updated()
+    notify.health_changed(env, model._name, changes)
+    return len(merged)
+
+
+def _lock_to_merge(model, cluster_id, uids):
+    """Lock the records of these objects, as far as they exist; return them by uid."""
+    if not uids:
+        return {}
+    model.env.cr.execute(
+        SQL(
+            """SELECT id, uid, health, COALESCE(generation, 0) AS generation,
+                      COALESCE(observed_generation, 0) AS observed_generation,
+                      deletion_requested_at, %s AS phase
+                 FROM %s WHERE cluster_id = %s AND uid = ANY(%s)
+                  AND delivery_state NOT IN %s
+             ORDER BY id FOR NO KEY UPDATE""",
+            SQL("phase") if "phase" in model._fields else SQL("NULL"),
+            *(SQL.identifier(model._table), cluster_id, list(uids), GONE_STATES),
+        )
+    )
+    return {row["uid"]: row for row in model.env.cr.dictfetchall()}
+
+
+def _newer_conditions(known, row, observed):
+    """Return the conditions that are newer than the known ones, by type.
+
+    One of a type that is not there (any more) is newer if it is newer than all others.
+    """
+    if (observed.generation or resources.MAX_GENERATION) < row["observed_generation"]:
+        return {}
+    newest = max((_age(each)[0] for each in known.values()), default=EVER)
+    taken = {}
+    for condition in observed.conditions:
+        since, generation = _age(condition)
+        if before := known.get(condition.type):
+            # Neither may go back: which of two of one second was last, nobody knows.
+            old = _age(before)
+            is_newer = since >= old[0] and generation >= old[1]
+            is_newer = is_newer and (since, generation) != old
+        else:
+            is_newer = since > newest
+        if is_newer:
+            taken[condition.type] = condition
+    return taken
+
+
+def _age(condition):
+    return condition.last_transition_time or EVER, condition.observed_generation or 0
+
+
+def _merged(row, observed, conditions):
+    """Return what is known of an object now, as far as its health follows from it."""
+    generation = observed.generation or 0
+    row["observed_generation"] = max(row["observed_generation"], generation)
+    return replace(
+        observed,
+        generation=max(row["generation"], generation),
+        observed_generation=row["observed_generation"],
+        conditions=tuple(conditions.values()),
+        deletion_timestamp=row["deletion_requested_at"],
+        phase=row["phase"] or "",
+    )
+
+
+def _update_merged(model, merged, now):
+    rows = [
+        {
+            "id": i,
+            "health": o.health,
+            "said": _message(o),
+            "seen": o.observed_generation,
+        }
+        for i, o in merged.items()
+    ]
+    model.env.cr.execute(
+        f"""UPDATE "{model._table}" record
+               SET health = new.health, reported_health = new.health,
+                   health_message = new.said, observed_generation = new.seen,
+                   status_as_of = %s, write_uid = {model.env.uid:d}, write_date = %s
+              FROM json_to_recordset(%s) AS new (
+                   id int, health varchar, said varchar, seen int)
+             WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
+        [now, now, as_json(rows)],
+        log_exceptions=False,
+    )
 
 
 # === THE CLUSTER ITSELF === #
