@@ -3,6 +3,7 @@
 import json
 
 COLLECTION = "/apis/apps.vworkspace.io/v1alpha1/namespaces/{}/applicationinstances"
+OPERATIONS = "/apis/ops.vworkspace.io/v1alpha1/namespaces/{}/operations"
 OPERATOR = "vworkspace-operator"  # the field manager that writes status
 
 SINCE = "2026-05-28T10:00:00Z"
@@ -63,6 +64,39 @@ def write_status(control_plane, namespace, name, status):
         query={"fieldManager": OPERATOR},
         content_type="application/merge-patch+json",
     )
+
+
+def write_operation_status(control_plane, namespace, name, status):
+    """Write an operation's status with one request, as the operator would."""
+    return control_plane.request(
+        *("PATCH", f"{OPERATIONS.format(namespace)}/{name}/status"),
+        body={"status": status},
+        query={"fieldManager": OPERATOR},
+        content_type="application/merge-patch+json",
+    )
+
+
+def running_status(*, message=""):
+    """Return the status of an operation that has begun."""
+    return {
+        "phase": "Running",
+        "startedAt": SINCE,
+        "finishedAt": None,
+        "conditions": [condition("Running", "True", message=message)],
+        "outputs": {"step": message},
+    }
+
+
+def succeeded_status(*, message="It is done."):
+    """Return the status of an operation that has ended well."""
+    return {
+        "phase": "Succeeded",
+        "startedAt": SINCE,
+        "finishedAt": "2026-05-28T10:05:00Z",
+        "conditions": [condition("Succeeded", "True", message=message)],
+        "outputs": {"backupName": "backup-1", "step": message},
+        "logsRef": {"kind": "Job", "namespace": "logs", "name": "backup-1"},
+    }
 
 
 def ready_status(*, generation=1, message="All is well."):

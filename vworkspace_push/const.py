@@ -5,6 +5,7 @@ from datetime import timedelta
 # The bus message that says which records of a model changed. Ids only: record rules
 # do not apply to payloads, so clients read the records themselves.
 BUS_UPDATED = "vworkspace_push/updated"
+UPDATED = "vworkspace_push.updated"  # what a transaction keeps until it tells of it
 BUS_MAX_IDS = 500  # in one message; of more it says that any may have changed
 
 # PostgreSQL channel on which a process tells the others that a cluster's settings or
@@ -35,11 +36,13 @@ PROBE_TIMEOUT = 3.0  # s
 LEASE_SECONDS = 15
 LEASE_RENEW = 4.0
 INBOX_LIMIT = 20_000  # objects that wait to be written; above it, streams wait
+INBOX_BYTES = 64 * 1024 * 1024  # likewise, of what is kept of them
 STREAMS_PER_CLUSTER = 50  # of single namespaces; above it, the quiet ones are polled
 RENEW_AT = 0.8  # of a credential's life, after which it is warned about or renewed
 VERIFY_EVERY_HOURS = 24  # a credential in use is verified again
 
 STALE_AFTER = 120  # s without news from a cluster until its health is unknown
+STALE_AFTER_LEAST = 60  # a cluster that is well may be heard of every 30 s only
 
 NOTIFY_EVERY = timedelta(minutes=15)  # between two messages about one record's health
 NOTIFY_BATCH = 200  # records that one run of the cron tells of

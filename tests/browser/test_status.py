@@ -2,9 +2,14 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 APPLICATION = "vworkspace.application.instance"
+CLUSTER = "vworkspace.cluster"
+NAMESPACE = "vworkspace.cluster.namespace"
+OPERATION = "vworkspace.operation"
+BACKUP = {"capability": "backup", "engine": "velero"}
 BEFORE_THE_NEXT_HEARTBEAT = 5_000  # ms; a heartbeat refreshes clusters, too
 AS_LONG_AS_REFRESHES_WAIT = 5_000  # ms
 AGE = re.compile(r"^as of \d+ s ago$")
@@ -81,6 +86,98 @@ def test_a_cluster_says_who_watches_it_and_how_far_it_is_read(screen, cluster):
     )
 
 
+def test_an_open_page_of_a_cluster_follows_what_its_streams_do(
+    screen, odoo, cluster, no_heartbeat
+):
+    screen.open_cluster(cluster)
+    screen.tab("Status")
+    expect(screen.field("watch_state")).to_have_text("Watching")
+    streams = screen.field("stream_ids").locator(".o_data_row")
+    refused = streams.filter(has_text="not-granted")
+    expect(refused).to_have_count(0)
+
+    place = odoo.create(NAMESPACE, cluster_id=cluster, name="not-granted")
+    expect(refused.filter(has_text="Waiting")).to_have_count(2)
+    expect(screen.field("watch_state")).to_have_text("Waiting")
+
+    odoo.session().call(NAMESPACE, "unlink", [place])
+    expect(refused).to_have_count(0)
+    expect(screen.field("watch_state")).to_have_text("Watching")
+    screen.expect_no_reload()
+
+
+def test_an_open_form_says_it_when_its_clusters_news_do_not_arrive_any_more(
+    screen, odoo, cluster, control_plane, namespace, make_application, no_heartbeat
+):
+    _name, id_ = make_application()
+    screen.open_application(id_)
+    screen.expect_health("Ready")
+    problem = screen.alerts.filter(has_text="what the cluster reported last")
+    expect(problem).to_have_count(0)
+
+    control_plane.kubectl("delete", "rolebindings", "--all", "-n", namespace)
+    start_streams_anew(odoo, cluster)
+    expect(problem).to_contain_text("cannot")
+
+    control_plane.grant([namespace])
+    start_streams_anew(odoo, cluster)
+    expect(problem).to_have_count(0)
+    screen.expect_no_reload()
+
+
+def test_an_open_operation_shows_how_it_goes_and_what_it_made(
+    screen, odoo, make_application, operation
+):
+    screen.page.goto(f"/odoo/vworkspace-operations/{operation}")
+    expect(screen.field("type")).to_be_visible()
+    screen.page.evaluate("window.stayed = true")
+    expect(screen.field("phase")).to_have_count(0)
+
+    odoo.session().call(OPERATION, "action_deploy", [operation])
+
+    expect(screen.field("phase")).to_have_text("Succeeded")
+    expect(screen.field("outputs")).to_contain_text("backupName: ")
+    expect(screen.field("as_of")).to_have_text(AGE)
+    screen.expect_no_reload()
+
+
+def test_an_open_timeline_follows_operations_and_pauses(
+    screen, odoo, application_with_backups, operation
+):
+    screen.open_application(application_with_backups)
+    screen.expect_health("Ready")
+    screen.tab("Timeline")
+    rows = screen.page.locator(".o_vworkspace_timeline tbody tr")
+    expect(rows.first).to_be_visible()
+
+    odoo.session().call(OPERATION, "action_deploy", [operation])
+    expect(rows.filter(has_text="Succeeded").first).to_be_visible()
+
+    odoo.session().call(APPLICATION, "action_pause", [application_with_backups])
+    expect(rows.filter(has_text="Pause")).to_have_count(1)
+    screen.expect_no_reload()
+
+
+def test_an_endpoint_is_a_link_that_leaves_the_page_alone(screen, make_application):
+    name, id_ = make_application()
+    screen.open_application(id_)
+
+    link = screen.field("endpoint_url").get_by_role("link")
+
+    expect(link).to_have_attribute("href", re.compile(rf"^http://{name}\.[^/]+/?$"))
+    expect(link).to_have_attribute("target", "_blank")
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
+
+
+def test_a_card_says_how_old_its_status_is(screen, make_application):
+    name, _id = make_application()
+    screen.open_applications("kanban")
+
+    card = screen.card(name, column="Ready")
+
+    expect(card.locator("[name=as_of]")).to_have_text(AGE)
+
+
 def test_a_page_that_nobody_sees_is_not_refreshed_and_catches_up(
     screen, make_application, behave
 ):
@@ -104,3 +201,39 @@ def test_a_page_that_nobody_sees_is_not_refreshed_and_catches_up(
     screen.show()
     screen.expect_health("Degraded")
     screen.expect_no_reload()
+
+
+# === FIXTURES AND HELPERS === #
+
+
+@pytest.fixture
+def no_heartbeat(operator):
+    """No sign of life of the cluster's operator, which would refresh pages as well."""
+    operator.control(heartbeat=False)
+    yield
+    operator.control(heartbeat=True)
+
+
+@pytest.fixture
+def application_with_backups(make_application):
+    """The id of an application of which backups can be made."""
+    _name, id_ = make_application(capability_ids=[(0, 0, BACKUP)])
+    return id_
+
+
+@pytest.fixture
+def operation(odoo, application_with_backups):
+    """The id of a backup that nobody has started yet."""
+    templates = odoo.session().call(
+        *("vworkspace.operation.template", "search", [("name", "=", "backup.velero")])
+    )
+    return odoo.create(
+        OPERATION, target_id=application_with_backups, template_id=templates[0]
+    )
+
+
+def start_streams_anew(odoo, cluster):
+    """Have the worker connect anew, as after a change of the cluster's settings."""
+    (settings,) = odoo.session().call(CLUSTER, "read", [cluster], ["ca_certificate"])
+    del settings["id"]
+    odoo.session().call(CLUSTER, "write", [cluster], settings)

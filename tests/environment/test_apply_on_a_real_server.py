@@ -301,6 +301,29 @@ def test_take_over_of_a_deleted_object_creates_nothing(
 # === PREVIEW === #
 
 
+def test_list_that_is_larger_than_an_answer_may_be_comes_in_smaller_pages(
+    connection, control_plane, namespace
+):
+    names = [f"large-{number}" for number in range(5)]
+    for name in names:
+        large = manifest(namespace, inline={"text": "x" * 300_000})
+        large["metadata"]["name"] = large["spec"]["release"]["name"] = name
+        verbs.apply(connection, INSTANCE, large, uid=None)
+    token = control_plane.service_account_token()
+    settings = Settings(
+        server=control_plane.server,
+        ca_pem=control_plane.ca_pem,
+        max_response_bytes=1_000_000,
+    )
+    narrow = Connection(settings, token=lambda: token)
+
+    items, version = verbs.list_all(narrow, INSTANCE, namespace=namespace)
+
+    assert [item["metadata"]["name"] for item in items] == names
+    assert version
+    narrow.close()
+
+
 def test_preview_of_a_first_delivery_creates_nothing(
     control_plane, connection, namespace
 ):

@@ -23,12 +23,27 @@ RECORDS = """
   ORDER BY record.id
 """
 
-# How records show a status, by kind: table, a condition's owner, whether it drifts
+# How records show a status, by kind: table, a condition's owner, and what only it has
 STATUS_TABLES = {
     resources.APPLICATION_INSTANCE: (
-        *("vworkspace_application_instance", "instance_id", "record.is_drifted"),
+        "vworkspace_application_instance",
+        "instance_id",
+        """'drifted', COALESCE(record.is_drifted, FALSE),
+           'endpoints', (
+               SELECT COALESCE(json_agg(json_build_array(
+                          name, url, COALESCE(type, ''), COALESCE(notes, ''))
+                          ORDER BY id), '[]')
+                 FROM vworkspace_endpoint WHERE instance_id = record.id)""",
     ),
-    resources.OPERATION: ("vworkspace_operation", "operation_id", "FALSE"),
+    resources.OPERATION: (
+        "vworkspace_operation",
+        "operation_id",
+        """'phase', COALESCE(record.phase, ''),
+           'outputs', COALESCE(record.outputs, ''),
+           'logs', json_build_array(
+               COALESCE(record.logs_url, ''), COALESCE(record.logs_ref, '')),
+           'times', json_build_array(record.started_at, record.finished_at)""",
+    ),
 }
 STATUSES = """
     SELECT record.uid, namespace.name || '/' || record.name, record.delivery_state,
@@ -38,8 +53,9 @@ STATUSES = """
                'message', COALESCE(record.health_message, ''),
                'version', COALESCE(record.observed_resource_version, ''),
                'generation', record.observed_generation,
-               'drifted', COALESCE({drifted}, FALSE),
-               'conditions', conditions.found)
+               'finalizers', COALESCE(record.finalizers, ''),
+               'conditions', conditions.found,
+               {others})
       FROM {table} record
       JOIN vworkspace_cluster_namespace namespace ON namespace.id = record.namespace_id
       JOIN vworkspace_cluster cluster
@@ -105,18 +121,18 @@ def status_differences(connection, control_plane):
     :param connection: to the database of the records
     """
     found = []
-    for resource, (table, owner, drifted) in STATUS_TABLES.items():
+    for resource, (table, owner, others) in STATUS_TABLES.items():
         items = control_plane.request("GET", resource.collection_path(None))["items"]
         live = {obj["metadata"]["uid"]: obj for obj in items}
         with connection.cursor() as cr:
-            statement = STATUSES.format(table=table, owner=owner, drifted=drifted)
+            statement = STATUSES.format(table=table, owner=owner, others=others)
             cr.execute(statement, [control_plane.ca_pem.strip()])
             rows = cr.fetchall()
         connection.commit()
         for uid, place, state, applied, shown in rows:
             obj = live.get(uid)
             if obj is None or state in GONE:
-                found += _compare_end(place, state, obj, shown)
+                found += _compare_end(place, resource, state, obj, shown)
                 continue
             wanted = _status_of(obj, resource.kind, applied)
             found += [
@@ -127,11 +143,14 @@ def status_differences(connection, control_plane):
     return found
 
 
-def _compare_end(place, state, obj, shown):
+def _compare_end(place, resource, state, obj, shown):
     if state not in GONE:
         return [f"{place} has no object and is {state}"]
     found = [f"{place} is {state} and has an object"] if obj else []
-    if shown["health"] or shown["conditions"]:
+    ended = ["health", "finalizers"]
+    if resource is resources.APPLICATION_INSTANCE:  # what an operation did stays known
+        ended += ["conditions", "endpoints"]
+    if any(shown[name] for name in ended):
         found.append(f"{place} is {state} and shows {shown}")
     return found
 
@@ -141,13 +160,31 @@ def _status_of(obj, kind, applied):
     observed = resources.observe({**obj, "kind": kind})
     explanation = observed.explanation
     told = (explanation.message or explanation.reason) if explanation else ""
-    return {
+    wanted = {
         "health": observed.health,
         "message": told[:MAX_MESSAGE],
         "version": observed.resource_version,
         "generation": observed.observed_generation or 0,
-        "drifted": kind != "Operation" and bool(ownership.drift(applied or "", obj)),
+        "finalizers": ", ".join(observed.finalizers),
         "conditions": {
             c.type: [c.status, c.reason, c.message] for c in observed.conditions
         },
     }
+    if kind == resources.APPLICATION_INSTANCE.kind:
+        return {
+            **wanted,
+            "drifted": bool(ownership.drift(applied or "", obj)),
+            "endpoints": [[e.name, e.url, e.type, e.notes] for e in observed.endpoints],
+        }
+    return {
+        **wanted,
+        "phase": observed.phase,
+        "outputs": "\n".join(f"{k}: {v}" for k, v in observed.outputs.items()),
+        "logs": [observed.logs_url, observed.logs_ref],
+        "times": [_stored(observed.started_at), _stored(observed.finished_at)],
+    }
+
+
+def _stored(moment):
+    """Return a time as PostgreSQL puts it into JSON."""
+    return moment and f"{moment:%Y-%m-%dT%H:%M:%S}"

@@ -1,5 +1,6 @@
 """A real Odoo server in a process of its own, which tests may kill."""
 
+import contextlib
 import re
 
 import pytest
@@ -14,6 +15,8 @@ from tests.waiting import eventually
 
 DATABASE = "faults"
 INSTANCE = "vworkspace.application.instance"
+OPERATION = "vworkspace.operation"
+BACKUP = {"capability": "backup", "engine": "velero"}
 NOISE = (" ERROR ", " CRITICAL ", "Traceback")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # of a log, begins here
 CRON_THREADS = 3  # of each server
@@ -115,6 +118,21 @@ def quiet_log(odoo_log, request):
 
 
 @pytest.fixture
+def nothing_to_heal(odoo_server, postgres):
+    """Fail a test in which the cron mended what streams should have brought."""
+
+    def healed():
+        connection = postgres.connect(DATABASE)
+        with contextlib.closing(connection), connection.cursor() as cr:
+            cr.execute("SELECT sum(differences) FROM vworkspace_watch_lease")
+            return cr.fetchone()[0] or 0
+
+    before = healed()
+    yield
+    assert healed() == before
+
+
+@pytest.fixture
 def client(odoo_server):
     client = OdooClient(odoo_server.url, DATABASE)
     client.log_in("admin", "admin")
@@ -191,6 +209,25 @@ def make_instances(client, cluster_ids, namespace, connection, control_plane, re
                     WHERE namespace_id = ANY(%s)""",
                 [places],
             )
+
+
+def make_backup(call, instance_id):
+    """Deliver a backup of an application that exists; return its id and name.
+
+    :param call: of a client
+    """
+    (template,) = call(
+        "vworkspace.operation.template", "search", [("name", "=", "backup.velero")]
+    )
+    values = {"target_id": instance_id, "template_id": template}
+    ids = call(OPERATION, "create", [values])
+    call(OPERATION, "action_deploy", ids)
+    eventually(
+        lambda: call(OPERATION, "read", ids, ["delivery_state"])[0]["delivery_state"],
+        what="the operation to be applied",
+        equals="applied",
+    )
+    return ids[0], call(OPERATION, "read", ids, ["name"])[0]["name"]
 
 
 @pytest.fixture

@@ -17,12 +17,21 @@ from environment.odoo import START_TIMEOUT, WATCH_READY_LINE
 from kube import access
 from tests.faults.client import OdooClient
 from tests.faults.comparison import differences, status_differences
-from tests.faults.conftest import DATABASE, INSTANCE
+from tests.faults.conftest import (
+    BACKUP,
+    DATABASE,
+    INSTANCE,
+    OPERATION,
+    make_backup,
+)
 from tests.faults.gate import Gate
 from tests.live_objects import (
     degraded_status,
     delete_object,
     ready_status,
+    running_status,
+    succeeded_status,
+    write_operation_status,
     write_status,
 )
 from tests.registration import RevocableToken, get_rules, set_role
@@ -41,6 +50,8 @@ NOT_SERVED = "does not serve this kind of object"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 _numbers = itertools.count(1)
+
+pytestmark = pytest.mark.usefixtures("nothing_to_heal")
 
 
 # === SILENCE === #
@@ -297,10 +308,11 @@ def watcher(spare, odoo_config, odoo_install, odoo_log):
 
 @pytest.fixture
 def town(plane, gate, spare, watcher, records, connection):
-    """A namespace with applications that are ready, and known to be."""
+    """A namespace with applications that are ready, and known to be, and a backup."""
     town = Town(plane, spare, records, connection)
     for number in range(APPLICATIONS):
         town.deploy(f"wiki-{number}")
+    town.back_up("wiki-1")
     town.report(ready_status())
     town.agrees()
     yield town
@@ -321,6 +333,7 @@ class Town:
         self._records = records
         self._connection = connection
         self._news = itertools.count(1)
+        self._operations = {}  # names by id
         plane.create_namespace(self.namespace)
         plane.grant([self.namespace])
         values = {"cluster_id": spare.id, "name": self.namespace}
@@ -331,6 +344,16 @@ class Town:
     def report(self, status, *names):
         for name in names or self.names:
             write_status(self._plane, self.namespace, name, status)
+        if not names:
+            self._go_on()
+
+    def _go_on(self):
+        """Let the operations come to another end than before."""
+        number = next(self._news)
+        make = running_status if number % 2 else succeeded_status
+        status = make(message=f"Step {number}.")
+        for name in self._operations.values():
+            write_operation_status(self._plane, self.namespace, name, status)
 
     def delete(self, name):
         delete_object(self._plane, self.namespace, name)
@@ -348,9 +371,16 @@ class Town:
             "chart_name": "wiki",
             "chart_version": "1.4.2",
             "values_yaml": "replicas: 1\n",
+            "capability_ids": [(0, 0, BACKUP)],
         }
         (made,) = self._spare.call(INSTANCE, "create", [values])
         self._deploy(made, name)
+
+    def back_up(self, name):
+        """Have a backup of an application made, which then reports as they do."""
+        (target,) = self._spare.call(INSTANCE, "search", self._domain(name))
+        id_, made = make_backup(self._spare.call, target)
+        self._operations[id_] = made
 
     def verify(self):
         """Have the cluster's credential verified, as an admin does who mended it."""
@@ -375,14 +405,15 @@ class Town:
     def leave(self):
         """Delete what is there: what befalls the next town is none of its concern."""
         here = [*self._domain(), ("delivery_state", "=", "applied")]
-        ids = self._spare.call(INSTANCE, "search", here)
-        self._spare.call(INSTANCE, "action_delete_from_cluster", ids)
-        eventually(
-            lambda: self.shown("delivery_state"),
-            what="all applications to be deleted",
-            equals={("deleted",)},
-            timeout=RECOVERY,
-        )
+        for model in (OPERATION, INSTANCE):
+            ids = self._spare.call(model, "search", here)
+            self._spare.call(model, "action_delete_from_cluster", ids)
+            eventually(
+                lambda model=model: self.shown("delivery_state", model=model),
+                what=f"all of {model} to be deleted",
+                equals={("deleted",)},
+                timeout=RECOVERY,
+            )
 
     # === WHAT IS SHOWN === #
 
@@ -467,10 +498,10 @@ class Town:
             timeout=RECOVERY,
         )
 
-    def shown(self, *fields, name=None):
+    def shown(self, *fields, name=None, model=INSTANCE):
         """Return the distinct values that these fields have on the records."""
         domain = self._domain(name)
-        rows = self._spare.call(INSTANCE, "search_read", domain, list(fields))
+        rows = self._spare.call(model, "search_read", domain, list(fields))
         return {tuple(row[field] for field in fields) for row in rows}
 
     def _domain(self, name=None):

@@ -170,6 +170,32 @@ def cluster(database, control_plane):
 
 
 @pytest.fixture
+def make_cluster(database, control_plane, namespace):
+    """Return a function that makes further active clusters, archived afterwards."""
+    made = []
+
+    def make():
+        with database.transaction() as env:
+            cluster = env["vworkspace.cluster"].create(
+                {
+                    "name": f"Another {len(made)} for {namespace}",
+                    "cluster_id": f"cluster-{len(made)}-of-{namespace}",
+                    "server_url": control_plane.server,
+                    "ca_certificate": control_plane.ca_pem,
+                    "token": control_plane.service_account_token(),
+                    "namespace_ids": [(0, 0, {"name": namespace})],
+                }
+            )
+        activate(database, cluster)
+        made.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in made:
+        retire(database, cluster)
+
+
+@pytest.fixture
 def namespace_record(database, cluster, namespace):
     with database.transaction() as env:
         return env["vworkspace.cluster.namespace"].create(

@@ -122,8 +122,9 @@ def test_a_later_success_replaces_the_problem(database, active_cluster, control_
         ({"server_url": "https://admin@10.0.0.1"}, "Remove the user name"),
         ({"ca_certificate": "MIIC…"}, "not a certificate"),
         ({"cluster_id": "has spaces"}, "at most 63 letters"),
+        ({"stale_after": 59}, "60 seconds at least"),
     ],
-    ids=["plain http", "no scheme", "user name", "no PEM", "identity"],
+    ids=["plain http", "no scheme", "user name", "no PEM", "identity", "impatience"],
 )
 def test_what_cannot_work_is_refused_when_it_is_entered(make_cluster, values, sentence):
     from odoo.exceptions import ValidationError

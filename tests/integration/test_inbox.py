@@ -5,12 +5,14 @@ from datetime import datetime
 
 import pytest
 
+from tests.live_objects import condition
 from tests.waiting import eventually
 
 CLUSTER = 7
 KEY = ("ApplicationInstance", "demo")
 OURS = "our-database"
 ASKED_AT = datetime(2026, 5, 28)
+LARGE = 15_000  # characters, of which two are more than the inbox has room for
 
 
 def test_the_last_word_about_an_object_wins_whatever_its_version(inbox, put, versions):
@@ -81,6 +83,80 @@ def test_a_full_inbox_holds_the_stream_back_until_there_is_room(inbox, put, repo
     thread.join()
     assert len(taken[CLUSTER].entries) == 3
     assert list(inbox.take(0)[CLUSTER].entries) == ["one-more"]
+
+
+def test_an_inbox_with_too_much_text_holds_the_stream_back(inbox, put):
+    put("large", "1", message="x" * LARGE)
+    put("larger-than-all-that-may-wait", "1", message="x" * 2 * LARGE)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(put("small", "1")))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+
+    taken = inbox.take(0)
+    inbox.finish(CLUSTER)
+
+    eventually(lambda: results, what="the stream to go on", equals=[True])
+    thread.join()
+    assert list(taken[CLUSTER].entries) == ["large", "larger-than-all-that-may-wait"]
+    assert list(inbox.take(0)[CLUSTER].entries) == ["small"]
+
+
+def test_what_is_said_again_shorter_takes_the_place_of_what_was_long(inbox, put):
+    put("a", "1", message="x" * 2 * LARGE)
+
+    assert put("a", "2", message="x" * LARGE)
+    assert put("b", "1")
+
+
+def test_what_is_taken_in_parts_and_given_back_counts_as_before(inbox, put):
+    for uid in ("a", "b", "c"):
+        put(uid, "1", message="x" * 1_000)
+    batch = inbox.take(0)[CLUSTER]
+    whole = batch.size
+
+    part = next(batch.parts(1))
+
+    assert (part.size, batch.size) == (whole // 3, whole - whole // 3)
+    inbox.give_back(CLUSTER, part)
+    inbox.give_back(CLUSTER, batch)
+    inbox.finish(CLUSTER)
+    assert inbox.take(0)[CLUSTER].size == whole
+
+
+def test_a_list_that_the_inbox_has_no_room_for_comes_bit_by_bit(inbox, put_list):
+    uids = [f"object-{number}" for number in range(5)]
+    thread = threading.Thread(target=lambda: put_list("9", *uids))
+    thread.start()
+    eventually(lambda: inbox.depth, what="the inbox to be full", equals=3)
+
+    first = inbox.take(0)[CLUSTER]
+    inbox.finish(CLUSTER)
+    thread.join(5)
+    last = inbox.take(0)[CLUSTER]
+
+    assert (list(first.entries), list(last.entries)) == (uids[:3], uids[3:])
+    assert (first.censuses, first.positions) == ({}, {})
+    assert last.censuses[KEY].uids == frozenset(uids)
+    assert last.positions == {KEY: "9"}
+
+
+def test_a_list_that_ends_half_way_says_nothing_of_what_there_is(
+    inbox, put_list, running
+):
+    results = []
+    uids = [f"object-{number}" for number in range(5)]
+    thread = threading.Thread(target=lambda: results.append(put_list("9", *uids)))
+    thread.start()
+    eventually(lambda: inbox.depth, what="the inbox to be full", equals=3)
+
+    running.set()
+
+    eventually(lambda: results, what="the stream to end", equals=[None])
+    thread.join()
+    batch = inbox.take(0)[CLUSTER]
+    assert (batch.censuses, batch.positions) == ({}, {})
 
 
 def test_a_full_inbox_takes_a_newer_word_about_what_waits(inbox, put, versions):
@@ -171,6 +247,23 @@ def test_an_unclaimed_report_yields_to_a_newer_one(inbox, put, clock, versions):
     assert inbox.take(0) == {}
 
 
+def test_a_large_report_of_a_strangers_object_is_not_kept(inbox, put, clock):
+    put("a", "5")
+    put("b", "5", messages=3, message="x" * 32_000)
+    entries = list(inbox.take(0)[CLUSTER].entries.values())
+    inbox.keep_unclaimed(CLUSTER, entries, ours=OURS)
+    inbox.finish(CLUSTER)
+
+    clock.now += 1.0
+
+    assert list(inbox.take(0)[CLUSTER].entries) == ["a"]
+
+
+def test_what_an_odoo_wrote_is_kept_whole_and_of_others_only_the_status(report):
+    assert report("a", "1", signed=True).object()["metadata"]["uid"] == "a"
+    assert report("b", "1").object() == {}
+
+
 def test_a_forgotten_cluster_leaves_nothing(inbox, put):
     put("a", "5")
 
@@ -187,7 +280,7 @@ def test_a_forgotten_cluster_leaves_nothing(inbox, put):
 def inbox(odoo_in_process, clock):
     from odoo.addons.vworkspace_push.status.inbox import Inbox
 
-    return Inbox(limit=3, clock=clock)
+    return Inbox(limit=3, max_bytes=LARGE + 10_000, clock=clock)
 
 
 @pytest.fixture
@@ -201,10 +294,17 @@ def report(odoo_in_process):
     from odoo.addons.vworkspace_push.kube import resources
     from odoo.addons.vworkspace_push.status.sink import Report
 
-    def make(uid, version, *, signed=False):
+    def make(uid, version, *, signed=False, message="", messages=1):
         annotations = {resources.DATABASE_ANNOTATION: OURS} if signed else {}
         metadata = {"uid": uid, "name": uid, "resourceVersion": version}
-        obj = {"metadata": {**metadata, "annotations": annotations}}
+        conditions = [
+            condition(f"Type{number}", "True", message=message)
+            for number in range(messages)
+        ]
+        obj = {
+            "metadata": {**metadata, "annotations": annotations},
+            "status": {"conditions": conditions},
+        }
         return Report.from_object(obj, kind="ApplicationInstance")
 
     return make
@@ -227,8 +327,8 @@ def put_list(inbox, report, running):
         listing = Listing(version, ASKED_AT)
         census = Census(*KEY, uids=frozenset(uids), listing=listing)
         reports = [report(uid, "1") for uid in uids]
-        assert inbox.put_list(CLUSTER, reports, census, ended=running)
-        return listing
+        put = inbox.put_list(CLUSTER, reports, census, ended=running)
+        return listing if put else None
 
     return run
 

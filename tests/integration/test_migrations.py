@@ -48,6 +48,21 @@ def test_what_is_superseded_goes_and_what_covers_it_stays(database):
     )
 
 
+def test_limits_that_made_health_flap_are_lifted(database, cluster, make_cluster):
+    patient = make_cluster()
+    database.call("admin", patient._name, "write", patient.ids, {"stale_after": 300})
+    for limit in (0, 59):
+        database.sql(
+            "UPDATE vworkspace_cluster SET stale_after = %s WHERE id = %s",
+            *(limit, cluster.id),
+        )
+
+        migrate(database, "19.0.1.1.0", "post-stale-after")
+
+        assert database.read(cluster, "stale_after") == 60
+    assert database.read(patient, "stale_after") == 300
+
+
 # === HELPERS === #
 
 

@@ -579,6 +579,27 @@ def test_each_cluster_has_its_own_limit(database, cluster, adopted):
     assert database.read(adopted, "health") == "unknown"
 
 
+def test_what_somebody_has_locked_is_marked_the_next_time_and_not_waited_for(
+    database, cluster, make_instance, adopted
+):
+    other = adopt(database, make_instance("other"))
+    for each in (adopted, other):
+        ingest(database, each, status=ready_status(), version="100")
+    hear(database, cluster, minutes_ago=10)
+
+    with database.transaction() as env:
+        env.cr.execute(
+            "SELECT FROM vworkspace_application_instance WHERE id = %s FOR UPDATE",
+            [adopted.id],
+        )
+        mark_stale(database)
+    assert database.read(other, "health") == "unknown"
+    assert database.read(adopted, "health") == "ready"
+
+    mark_stale(database)
+    assert database.read(adopted, "health") == "unknown"
+
+
 # === CLUSTERS THAT DO NOT ANSWER === #
 
 
@@ -662,6 +683,41 @@ def test_a_replay_tells_nobody(database, adopted):
     ingest(database, adopted, status=ready_status(), version="100")
 
     assert database.sql("SELECT message FROM bus_bus") == []
+
+
+def test_what_nothing_shows_is_written_and_tells_nobody(database, adopted):
+    status = ready_status()
+    ingest(database, adopted, status=status, version="100")
+    database.sql("DELETE FROM bus_bus")
+
+    status["lastReconcileTime"] = "2026-05-28T11:00:00Z"
+    ingest(database, adopted, status=status, version="101")
+
+    assert database.read(adopted, "observed_resource_version") == "101"
+    assert database.sql("SELECT message FROM bus_bus") == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"conditions": [condition("Ready", "True", message="It still runs.")]},
+        {"conditions": [condition("Ready", "True"), condition("Blocked", "False")]},
+        {"conditions": []},
+        {"endpoints": [{"name": "web", "url": "https://other.example.com/"}]},
+        {"endpoints": []},
+        {"observedGeneration": 2},
+    ],
+    ids=["message", "condition", "no condition", "endpoint", "no endpoint", "seen"],
+)
+def test_whatever_is_shown_is_told_when_it_changes(database, adopted, changed):
+    status = ready_status(message="It runs.")
+    ingest(database, adopted, status=status, version="100")
+    database.sql("DELETE FROM bus_bus")
+
+    ingest(database, adopted, status={**status, **changed}, version="101")
+
+    ((text,),) = database.sql("SELECT message FROM bus_bus")
+    assert json.loads(text)["payload"]["ids"] == adopted.ids
 
 
 def test_what_changes_in_one_transaction_is_told_with_one_message(

@@ -4,13 +4,15 @@ Now and then it compares what the worker brought with a complete list.
 """
 
 import contextlib
+import json
 import socket
 import time
 
 import pytest
 
 from environment.processes import free_port
-from tests.integration.conftest import activate, replace_token, retire, spoil
+from tests.integration.conftest import replace_token, spoil
+from tests.integration.test_sink import adopt, hear, ingest
 from tests.live_objects import (
     degraded_status,
     delete_object,
@@ -85,6 +87,29 @@ def test_a_cluster_that_recovers_has_no_message_any_more(
 
     assert database.read(broken, "watch_message") is False
     assert database.read(broken, "last_contact")
+
+
+def test_open_pages_are_told_of_a_problem_once_and_when_it_is_over(
+    database, make_cluster, control_plane
+):
+    cluster = make_cluster()
+    poll(database, cluster)
+    server = database.read(cluster, "server_url")
+
+    def told():
+        database.sql("DELETE FROM bus_bus")
+        poll(database, cluster)
+        rows = database.sql("SELECT message FROM bus_bus")
+        payloads = [json.loads(text)["payload"] for (text,) in rows]
+        return {payload["model"]: payload["ids"] for payload in payloads}
+
+    assert told() == {}
+    url = f"https://127.0.0.1:{free_port()}"
+    spoil(database, cluster, token=None, server_url=url)
+    assert told() == {cluster._name: cluster.ids}
+    assert told() == {}
+    spoil(database, cluster, token=None, server_url=server)
+    assert told() == {cluster._name: cluster.ids}
 
 
 def test_a_list_that_fails_marks_nothing_as_lost(
@@ -247,6 +272,27 @@ def test_clusters_that_hang_do_not_hold_up_the_others(
     assert time.monotonic() - began < 15
     assert database.read(deployed, "health") == "ready"
     assert "within 1 s" in database.read(hung[0], "watch_message")
+
+
+def test_what_is_silent_is_marked_while_others_still_have_their_turn(
+    database, make_cluster, make_instance, hanging, monkeypatch
+):
+    from odoo.addons.vworkspace_push.status import poll as module
+
+    hung = make_cluster()
+    place = {"cluster_id": hung.id, "namespace_id": namespaces(database, hung)[0]}
+    instance = adopt(database, make_instance(name="hung", **place))
+    ingest(database, instance, status=ready_status(), version="100")
+    spoil(database, hung, token=None, server_url=hanging)
+    hear(database, hung, minutes_ago=5)
+    monkeypatch.setattr(module, "MARK_EVERY", 1.0)
+    monkeypatch.setattr(module, "CLUSTER_SECONDS", 4.0)
+
+    module.run(database.registry)
+
+    stored = database.read(instance, "health", "health_message")
+    assert stored["health"] == "unknown"
+    assert "has not been heard of" in stored["health_message"]
 
 
 def test_the_cluster_whose_turn_was_longest_ago_is_first(
@@ -426,32 +472,6 @@ def deployed(database, make_instance, deploy):
     instance = make_instance()
     deploy(instance)
     return instance
-
-
-@pytest.fixture
-def make_cluster(database, control_plane, namespace):
-    """Return a function that makes further active clusters, archived afterwards."""
-    made = []
-
-    def make():
-        with database.transaction() as env:
-            cluster = env["vworkspace.cluster"].create(
-                {
-                    "name": f"Another {len(made)} for {namespace}",
-                    "cluster_id": f"cluster-{len(made)}-of-{namespace}",
-                    "server_url": control_plane.server,
-                    "ca_certificate": control_plane.ca_pem,
-                    "token": control_plane.service_account_token(),
-                    "namespace_ids": [(0, 0, {"name": namespace})],
-                }
-            )
-        activate(database, cluster)
-        made.append(cluster)
-        return cluster
-
-    yield make
-    for cluster in made:
-        retire(database, cluster)
 
 
 def erase_secret(database, cluster):

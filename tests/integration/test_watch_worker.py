@@ -9,11 +9,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import requests
 
 from environment.control_plane import SERVICE_ACCOUNT, SYSTEM_NAMESPACE
 from environment.odoo import WATCH_READY_LINE
+from environment.processes import free_port
 from tests.conftest import CLUSTER_ID
 from tests.integration.conftest import activate, replace_token, retire
+from tests.integration.test_sink import adopt, hear, ingest
 from tests.live_objects import (
     create_object,
     degraded_status,
@@ -119,6 +122,78 @@ def test_a_removed_namespace_is_watched_no_more(
         what="the stream of it to end",
         timeout=PICK_UP,
     )
+
+
+def test_a_cluster_that_is_added_or_revoked_is_picked_up_at_once(
+    database, worker, make_cluster
+):
+    cluster = make_cluster()  # it is active from the end of this on
+    eventually(
+        lambda: lease_holder(database, cluster),
+        what="the worker to hold the new cluster",
+        timeout=PICK_UP,
+    )
+
+    database.call("admin", cluster._name, "action_revoke", cluster.ids)
+
+    eventually(
+        lambda: not lease_holder(database, cluster),
+        what="the worker to let go of the cluster",
+        timeout=PICK_UP,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("write", [{"active": False}]), ("unlink", [])]
+)
+def test_a_cluster_that_is_archived_or_deleted_is_watched_no_more(
+    database, worker, method, arguments
+):
+    label = f'cluster="short-lived-{method}"'
+    with database.transaction() as env:
+        cluster = env["vworkspace.cluster"].create(
+            {
+                "name": "Short-lived",
+                "cluster_id": f"short-lived-{method}",
+                "server_url": f"https://127.0.0.1:{free_port()}",
+            }
+        )
+    # What has a credential, or is in the audit trail, is revoked and kept instead.
+    set_column(database, cluster, state="active")
+    tell_of_change(database, cluster)
+    eventually(
+        lambda: label in measured(worker),
+        what="the worker to follow the cluster",
+        timeout=PICK_UP,
+    )
+
+    database.call("admin", cluster._name, method, cluster.ids, *arguments)
+
+    eventually(
+        lambda: label not in measured(worker),
+        what="the worker to let go of the cluster",
+        timeout=PICK_UP,
+    )
+
+
+def test_what_nobody_can_hear_is_unknown_without_a_cron(
+    database, worker, make_cluster, make_instance
+):
+    silent = make_cluster()
+    place = {
+        "cluster_id": silent.id,
+        "namespace_id": database.read(silent, "namespace_ids")[0],
+    }
+    set_column(database, silent, state="revoking")
+    tell_of_change(database, silent)
+    eventually(lambda: not lease_holder(database, silent), what="it to be let go of")
+    instance = adopt(database, make_instance(name="silent", **place))
+    ingest(database, instance, status=ready_status(), version="100")
+
+    hear(database, silent, minutes_ago=5)
+
+    shows(database, instance, health="unknown")
+    set_column(database, silent, state="active")
 
 
 def test_an_object_that_somebody_deletes_is_lost(
@@ -373,7 +448,9 @@ def test_its_log_told_all_that_without_a_warning(worker_process):
 @pytest.fixture(scope="module")
 def worker_process(database, odoo_install, work):
     process = odoo_install.watch_worker(
-        database.config, database.name, log=work / "logs" / "watch-worker.log"
+        *(database.config, database.name),
+        log=work / "logs" / "watch-worker.log",
+        metrics_port=free_port(),
     )
     yield process
     process.stop()
@@ -511,6 +588,14 @@ def all_watching(database, cluster):
     )
 
 
+def measured(worker):
+    """Return the worker's metrics."""
+    port = worker.command[worker.command.index("--metrics-port") + 1]
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+
+
 def tell_of_change(database, cluster):
     with database.transaction() as env:
         env["vworkspace.cluster"].browse(cluster.id)._notify_processes()
@@ -527,6 +612,15 @@ def set_uid(database, instance, uid):
     database.sql(
         "UPDATE vworkspace_application_instance SET uid = %s WHERE id = %s",
         *(uid, instance.id),
+    )
+
+
+def set_column(database, cluster, **values):
+    """Write one column of a cluster, past all that would keep somebody from it."""
+    ((column, value),) = values.items()
+    database.sql(
+        f"UPDATE vworkspace_cluster SET {column} = %s WHERE id = %s",  # noqa: S608
+        *(value, cluster.id),
     )
 
 

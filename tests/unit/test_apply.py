@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
 from kube import apply as verbs
 from kube import errors
-from kube.connection import Connection
+from kube.connection import Connection, Settings
 from kube.resources import APPLICATION_INSTANCE as INSTANCE
-from tests.unit.fakes import Answer, FakeServer, status
+from tests.unit.fakes import Answer, FakeServer, Handler, status
 
 PATH = INSTANCE.path("web", "demo")
 COLLECTION = INSTANCE.collection_path("demo")
@@ -402,6 +404,48 @@ def test_list_restarts_once_when_its_view_expired(
     server.on(COLLECTION, expired)
     with pytest.raises(errors.Expired):
         verbs.list_all(connection, INSTANCE, namespace="demo")
+
+
+def _reading(settings: Settings, *, at_most: int) -> Connection:
+    """Return a connection that reads answers of so many bytes."""
+    settings = replace(settings, max_response_bytes=at_most)
+    return Connection(settings, token=lambda: "any")
+
+
+def test_page_that_is_too_large_is_asked_for_in_smaller_ones(
+    server: FakeServer, settings: Settings
+) -> None:
+    small = _reading(settings, at_most=10_000)
+
+    def by_limit(handler: Handler) -> None:
+        query = dict(parse_qsl(handler.asked.query))
+        first = int(query.get("continue", "0"))
+        end = min(first + int(query["limit"]), 7)
+        page = _page(
+            *(f"{number}-{'x' * 2_000}" for number in range(first, end)),
+            following=str(end) if end < 7 else "",
+        )
+        page(handler)
+
+    server.on(COLLECTION, by_limit)
+    items, _version = verbs.list_all(small, INSTANCE, namespace="demo", page_size=80)
+    assert [uid.partition("-")[0] for uid in _uids(items)] == list("0123456")
+    queries = [request.query for request in server.requests]
+    assert queries[:4] == ["limit=80", "limit=20", "limit=5", "limit=1"]
+    assert queries[4:] == [f"limit=1&continue={n}" for n in range(1, 7)]
+    small.close()
+
+
+def test_object_that_is_too_large_by_itself_is_told(
+    server: FakeServer, settings: Settings
+) -> None:
+    small = _reading(settings, at_most=1_000)
+    server.on(COLLECTION, _page("x" * 2_000))
+    with pytest.raises(errors.InvalidResponse) as caught:
+        verbs.list_all(small, INSTANCE, namespace="demo", page_size=2)
+    assert caught.value.reason == "TooLarge"
+    assert [request.query for request in server.requests] == ["limit=2", "limit=1"]
+    small.close()
 
 
 def test_list_without_items_is_empty(

@@ -56,7 +56,8 @@ ADOPTION_MANAGER = f"{FIELD_MANAGER}-adoption"
 NO_VERSION = "1"  # a resourceVersion that no object ever has
 TRIES = 3  # for an object that changes under our hands
 PAGE_SIZE = 500  # objects of one page of a list
-MAX_PAGES = 1_000
+SMALLER = 4  # times fewer are asked for where an answer is larger than we read
+MAX_PAGES = 1_000  # of PAGE_SIZE, or more of smaller ones
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,8 @@ def list_all(
 ) -> tuple[list[dict[str, Any]], str]:
     """Return all objects and the resourceVersion of that one consistent view.
 
+    A page of objects so large that its answer is not read is asked for in smaller ones.
+
     :param namespace: None lists the whole cluster
     :param timeout: s for each page
     :param cancellation: lets another thread end the call
@@ -326,11 +329,20 @@ def list_all(
 
     def pages() -> tuple[list[dict[str, Any]], str]:
         items: list[dict[str, Any]] = []
-        query = {"limit": str(page_size)}
-        for _ in range(MAX_PAGES):
-            response = connection.request(
-                "GET", path, query=query, timeout=timeout, cancellation=cancellation
-            )
+        query: dict[str, str] = {}
+        limit, allowed = page_size, MAX_PAGES * page_size
+        while allowed > 0:
+            query["limit"] = str(limit)
+            try:
+                response = connection.request(
+                    "GET", path, query=query, timeout=timeout, cancellation=cancellation
+                )
+            except InvalidResponse as exc:
+                if exc.reason != "TooLarge" or limit == 1:
+                    raise
+                limit = max(1, limit // SMALLER)
+                continue
+            allowed -= limit
             page, version, token = _page(response, resource)
             items += page
             if not token:

@@ -102,7 +102,7 @@ class VworkspaceCluster(models.Model):
         default=const.STALE_AFTER,
         tracking=True,
         help="Without news from the cluster for this long, the health of its "
-        "applications is unknown.",
+        "applications is unknown. At least 60 s.",
     )
     insecure = fields.Boolean(
         string="Do Not Check the Certificate",
@@ -346,6 +346,18 @@ class VworkspaceCluster(models.Model):
                 connection.check_ca(cluster.ca_certificate)
             except ValueError as exc:
                 raise ValidationError(str(exc)) from None
+
+    @api.constrains("stale_after")
+    def _check_stale_after(self):
+        if self.filtered(lambda c: c.stale_after < const.STALE_AFTER_LEAST):
+            raise ValidationError(
+                self.env._(
+                    "“Out of Date After” is %s seconds at least: a cluster that has "
+                    "nothing to report is heard of less often than every second, and "
+                    "its applications would be unknown although all is well.",
+                    const.STALE_AFTER_LEAST,
+                )
+            )
 
     @api.constrains("cluster_id")
     def _check_cluster_id(self):

@@ -6,7 +6,6 @@ from .. import const
 # Whoever holds this object may write protected fields. It cannot be sent over RPC, so
 # no user can forge an outcome, a status or a verification.
 WRITER = object()
-UPDATED = "vworkspace_push.updated"  # what a transaction keeps for `_send_updated`
 
 
 class VworkspaceProtectedMixin(models.AbstractModel):
@@ -50,14 +49,15 @@ class VworkspaceProtectedMixin(models.AbstractModel):
         if not self:
             return
         precommit = self.env.cr.precommit
-        if UPDATED not in precommit.data:
-            precommit.data[UPDATED] = {}
+        if const.UPDATED not in precommit.data:
+            precommit.data[const.UPDATED] = {}
             precommit.add(self.env[self._name]._send_updated)
-        precommit.data[UPDATED].setdefault(self._name, set()).update(self.ids)
+        updated = precommit.data[const.UPDATED]
+        updated.setdefault(self._name, set()).update(self.ids)
 
     def _send_updated(self):
         viewers = self.sudo().env.ref("vworkspace_push.group_viewer")
-        for model, ids in self.env.cr.precommit.data.pop(UPDATED).items():
+        for model, ids in self.env.cr.precommit.data.pop(const.UPDATED).items():
             payload = {"model": model, "ids": sorted(ids)}
             if len(ids) > const.BUS_MAX_IDS:
                 payload = {"model": model, "ids": [], "any": True}

@@ -5,7 +5,8 @@ here once. What a stream says later is newer, also where a server restored from 
 counts from an earlier version again. Beside the reports wait the streams' positions, so
 that a position never gets ahead of what it covers.
 
-The number of reports is bounded: above it, streams wait, and the server with them.
+The number of reports and their size are bounded: above either, streams wait, and the
+server with them.
 
 Reports that no record claimed are kept for a short while and offered again: the status
 of a new object can arrive before the delivery that created it has committed its uid.
@@ -24,6 +25,7 @@ from .sink import Report
 
 UNCLAIMED_SECONDS = 15.0  # for which a report without a record is offered again
 UNCLAIMED_LIMIT = 1_000  # such reports of objects that no Odoo wrote
+UNCLAIMED_BYTES = 64 * 1024  # the largest of those that is kept
 OFFER_AGAIN_EVERY = 0.5  # s
 LOOK_EVERY = 0.5  # s between two looks whether a waiting stream was told to end
 
@@ -62,21 +64,44 @@ class Batch:
     entries: dict[str, Entry] = field(default_factory=dict)  # by uid
     censuses: dict[Key, Census] = field(default_factory=dict)
     positions: dict[Key, str] = field(default_factory=dict)
+    size: int = 0  # bytes of the entries
+
+    def put(self, entry):
+        """Add a report, in the place of an older one of the same object."""
+        uid = entry.report.observed.uid
+        known = self.entries.get(uid)
+        self.size += entry.report.size - (known.report.size if known else 0)
+        self.entries[uid] = entry
 
     def parts(self, size):
         """Yield it in parts of at most `size` reports; the last has all the rest."""
         uids = list(self.entries)
         while len(uids) > size:
             first, uids = uids[:size], uids[size:]
-            yield Batch(self.since, {uid: self.entries.pop(uid) for uid in first})
+            part = Batch(self.since)
+            for uid in first:
+                part.put(self.entries.pop(uid))
+            self.size -= part.size
+            yield part
         yield self
 
 
 class Inbox:
-    """:param limit: reports that may wait before streams have to"""
+    """What waits, by cluster.
 
-    def __init__(self, *, limit=const.INBOX_LIMIT, clock=time.monotonic):
+    :param limit: reports that may wait before streams have to
+    :param max_bytes: likewise, their size
+    """
+
+    def __init__(
+        self,
+        *,
+        limit=const.INBOX_LIMIT,
+        max_bytes=const.INBOX_BYTES,
+        clock=time.monotonic,
+    ):
         self._limit = limit
+        self._max_bytes = max_bytes
         self._clock = clock
         lock = threading.Lock()
         self._ready = threading.Condition(lock)
@@ -98,11 +123,11 @@ class Inbox:
         """
         uid = report.observed.uid
         with self._ready:
-            if not self._wait_for_room(cluster_id, uid, ended):
+            if not self._wait_for_room(cluster_id, report, ended):
                 return False
             batch = self._batch(cluster_id)
             known = batch.entries.get(uid)
-            batch.entries[uid] = Entry(report, known and known.listing)
+            batch.put(Entry(report, known and known.listing))
             self._unclaimed.pop((cluster_id, uid), None)
             self._move(cluster_id, key, report.observed.resource_version)
             self._ready.notify()
@@ -111,15 +136,20 @@ class Inbox:
     def put_list(
         self, cluster_id: int, reports: list[Report], census: Census, *, ended
     ) -> bool:
-        """Put a complete list: its objects, and the fact that there are no others."""
+        """Put a complete list: its objects, and the fact that there are no others.
+
+        What there is no room for yet waits for it. The list's end comes last, so that
+        its position covers all of it.
+        """
         with self._ready:
-            if not self._wait_for_room(cluster_id, None, ended):
+            for report in reports:
+                if not self._wait_for_room(cluster_id, report, ended):
+                    return False
+                self._batch(cluster_id).put(Entry(report, census.listing))
+                self._unclaimed.pop((cluster_id, report.observed.uid), None)
+            if ended.is_set():
                 return False
             batch = self._batch(cluster_id)
-            for report in reports:
-                uid = report.observed.uid
-                batch.entries[uid] = Entry(report, census.listing)
-                self._unclaimed.pop((cluster_id, uid), None)
             key = (census.kind, census.namespace)
             batch.censuses[key] = census
             self._move(cluster_id, key, census.listing.version)
@@ -161,7 +191,9 @@ class Inbox:
         with self._ready:
             waiting = self._batch(cluster_id)
             waiting.since = min(waiting.since, batch.since)
-            waiting.entries = {**batch.entries, **waiting.entries}
+            newer, waiting.entries, waiting.size = waiting.entries, {}, 0
+            for entry in {**batch.entries, **newer}.values():
+                waiting.put(entry)
             waiting.censuses = {**batch.censuses, **waiting.censuses}
             self._keep_positions(cluster_id, batch.positions)
 
@@ -197,7 +229,10 @@ class Inbox:
                 elif (
                     known
                     or is_signed(entry.report, ours)
-                    or len(self._unclaimed) < UNCLAIMED_LIMIT
+                    or (
+                        len(self._unclaimed) < UNCLAIMED_LIMIT
+                        and entry.report.size <= UNCLAIMED_BYTES
+                    )
                 ):
                     # Later it is only as new as its version says.
                     self._unclaimed[key] = (Entry(entry.report), until)
@@ -266,20 +301,30 @@ class Inbox:
         if positions or newer:
             self._positions[cluster_id] = {**positions, **newer}
 
-    def _depth(self):
-        batches = itertools.chain(self._batches.values(), self._taken.values())
-        return sum(len(batch.entries) for batch in batches)
+    def _all(self):
+        return itertools.chain(self._batches.values(), self._taken.values())
 
-    def _wait_for_room(self, cluster_id, uid, ended):
+    def _depth(self):
+        return sum(len(batch.entries) for batch in self._all())
+
+    def _wait_for_room(self, cluster_id, report, ended):
         """Wait until a report may be put; return False when its stream has ended."""
         while not ended.is_set():
-            batch = self._batches.get(cluster_id)
-            if batch and uid in batch.entries:
-                return True  # it takes the place of an older one
-            if self._depth() < self._limit:
+            if self._has_room(cluster_id, report):
                 return True
+            self._ready.notify()
             self._room.wait(LOOK_EVERY)
         return False
+
+    def _has_room(self, cluster_id, report):
+        """Whether a report may be put: the first one always, whatever its size."""
+        batch = self._batches.get(cluster_id)
+        older = batch and batch.entries.get(report.observed.uid)
+        if older and report.size <= older.report.size:
+            return True  # it takes the place of that one
+        if sum(batch.size for batch in self._all()) >= self._max_bytes:
+            return False
+        return bool(older) or self._depth() < self._limit
 
     def _until_offer(self, timeout):
         if not self._unclaimed:
@@ -291,7 +336,8 @@ class Inbox:
         if not self._unclaimed or now < self._offer_at:
             return
         for (cluster_id, uid), (entry, until) in list(self._unclaimed.items()):
-            self._batch(cluster_id).entries.setdefault(uid, entry)
+            if uid not in self._batch(cluster_id).entries:
+                self._batch(cluster_id).put(entry)
             if until <= now:
                 del self._unclaimed[cluster_id, uid]
 

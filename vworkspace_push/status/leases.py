@@ -413,6 +413,15 @@ def note_contact(env, cluster_id, reached, message):
     """Keep what the status cron saw of a cluster that no worker holds."""
     env.cr.execute(
         SQL(
+            """SELECT COALESCE(message, ''), last_contact >= polled_at
+                 FROM vworkspace_watch_lease WHERE cluster_id = %s""",
+            cluster_id,
+        )
+    )
+    if env.cr.fetchone() != (message[:1000], reached):
+        env["vworkspace.cluster"].browse(cluster_id)._notify_updated()
+    env.cr.execute(
+        SQL(
             """INSERT INTO vworkspace_watch_lease AS lease
                            (cluster_id, epoch, message, polled_at, last_contact)
                SELECT id, 0, %(message)s, %(now)s, %(contact)s
@@ -458,6 +467,7 @@ def note_agreement(env, cluster_id, differences):
             cluster=cluster_id,
         )
     )
+    env["vworkspace.cluster"].browse(cluster_id)._notify_updated()
 
 
 def note_refusal(env, cluster_id, version):

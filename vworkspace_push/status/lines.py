@@ -5,8 +5,10 @@ few statements, and writes nothing that is there already. The records are locked
 """
 
 import hashlib
+from datetime import UTC
 
 from .. import const
+from ..kube import resources
 from ..rows import as_json
 from ..times import naive
 
@@ -15,13 +17,14 @@ HEALTH = "Health"  # the type of transition that health has
 
 
 def store_conditions(env, owner, reports, *, at):
-    """Bring the conditions to what was reported, and return the transitions.
+    """Bring the conditions to what was reported; return transitions and whose changed.
 
     :param str owner: the field of a condition that says whose it is
     :param dict reports: `kube.resources.Observed` by id of the owner
     :param at: when it was read, for a cluster that does not say since when it is so
-    :return: values of vworkspace.transition and the owner's id, of each
-    :rtype: list[tuple[int, dict]]
+    :return: owner's id and values of vworkspace.transition, of each; and the ids of the
+        owners of which any condition is another now
+    :rtype: tuple[list[tuple[int, dict]], set[int]]
     """
     env.cr.execute(
         f"""SELECT {owner}, id, type, status, reason, md5(message),
@@ -54,7 +57,28 @@ def store_conditions(env, owner, reports, *, at):
         transitions.append((owner_id, transition))
     _delete_conditions(env, [row_id for row_id, _before in known.values()])
     _upsert_conditions(env, owner, rows)
-    return transitions
+    changed = {owner_id for owner_id, *_values in rows}
+    return transitions, changed.union(owner_id for owner_id, _type in known)
+
+
+def conditions(env, owner, ids):
+    """Return the stored conditions of owners: `kube.resources.Condition` by type.
+
+    :param str owner: the field of a condition that says whose it is
+    :return: by id of the owner; none of those without any
+    """
+    env.cr.execute(
+        f"""SELECT {owner}, type, status, COALESCE(reason, ''), COALESCE(message, ''),
+                   last_transition_time, NULLIF(observed_generation, 0)
+              FROM vworkspace_condition WHERE {owner} = ANY(%s)""",  # noqa: S608
+        [list(ids)],
+    )
+    found = {}
+    for owner_id, type_, *texts, since, generation in env.cr.fetchall():
+        since = since and since.replace(tzinfo=UTC)
+        condition = resources.Condition(type_, *texts, since, generation)
+        found.setdefault(owner_id, {})[type_] = condition
+    return found
 
 
 def _condition_values(condition):
@@ -139,6 +163,8 @@ def store_endpoints(env, reports):
     """Bring the endpoints of applications to what was reported, in its order.
 
     :param dict reports: `kube.resources.Observed` by id of the application
+    :return: the ids of those that have others now
+    :rtype: set[int]
     """
     env.cr.execute(
         """SELECT instance_id, name, url, type, notes FROM vworkspace_endpoint
@@ -156,7 +182,7 @@ def store_endpoints(env, reports):
         if rows != known.get(instance_id, []):
             changed[instance_id] = rows
     if not changed:
-        return
+        return set()
     env.cr.execute(
         "DELETE FROM vworkspace_endpoint WHERE instance_id = ANY(%s)", [list(changed)]
     )
@@ -171,6 +197,7 @@ def store_endpoints(env, reports):
         [as_json(_endpoint_rows(changed))],
         log_exceptions=False,
     )
+    return set(changed)
 
 
 def _endpoint_rows(changed):

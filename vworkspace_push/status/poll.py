@@ -33,6 +33,7 @@ CLUSTER_SECONDS = 30.0  # for one cluster; then its lists are cut short
 AT_ONCE = 8  # clusters
 FAILING_AT_ONCE = 4  # of those, clusters that could not be reached the last time
 LOOK_EVERY = 0.25  # s between two looks for visits that take too long
+MARK_EVERY = 10.0  # s of a run after which what is silent is marked, and each so many
 CONFIRM_TIMEOUT = 5.0  # s for one request
 CONFIRM_AT_ONCE = 500  # objects of one list; the others have their turn in the next
 
@@ -51,7 +52,7 @@ class Turn:
 
 
 def run_cron(env):
-    """Poll the clusters that no worker holds, then mark what went silent."""
+    """Poll the clusters that no worker holds, and mark what went silent."""
     registry = env.registry
     handled, complete = run(registry)
     in_transaction(registry, sink.mark_stale)
@@ -66,6 +67,7 @@ def run(registry, *, budget=BUDGET):
     :rtype: tuple[int, bool]
     """
     deadline = time.monotonic() + budget
+    mark_at = time.monotonic() + MARK_EVERY
     waiting = in_transaction(registry, _turns)
     busy = {}  # turn by future
     handled = 0
@@ -82,6 +84,10 @@ def run(registry, *, budget=BUDGET):
                 return handled, not waiting
             wait(busy, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
             handled += _collect(busy)
+            # Those that answer have done so by now: they are not to flap.
+            if time.monotonic() >= mark_at:
+                in_transaction(registry, sink.mark_stale)
+                mark_at = time.monotonic() + MARK_EVERY
 
 
 def poll_cluster(registry, cluster_id, cancellation=None):

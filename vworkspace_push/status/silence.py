@@ -70,7 +70,8 @@ def reachable(env, cluster_id):
 def mark_stale(env):
     """Set health to unknown where a cluster went silent, and back once it is heard.
 
-    Each cluster has its own limit.
+    Each cluster has its own limit. Nothing is waited for: a record that somebody else
+    has locked has its turn the next time.
     """
     env.flush_all()
 
@@ -81,26 +82,37 @@ def mark_stale(env):
         return env._("%s has not let Odoo read this for a while.", cluster)
 
     limit = SQL("now() AT TIME ZONE 'UTC' - cluster.stale_after * interval '1 second'")
-    silent = SQL(
-        """record.status_as_of < %s
-           AND (lease.last_contact IS NULL OR lease.last_contact < %s)""",
-        limit,
-        limit,
-    )
+    is_old = SQL("record.status_as_of < %s", limit)
     heard = SQL("lease.last_contact >= %s AND status.unreachable_since IS NULL", limit)
+    silent = _silent_clusters(env, limit)
     env.cr.execute(
         "SELECT FROM vworkspace_watch_stream WHERE waiting_since IS NOT NULL LIMIT 1"
     )
     some_wait = env.cr.rowcount
     for kind, name in MODELS.items():
-        _silence(env[name], silent, message)
+        model = env[name]
+        if silent:
+            condition = SQL("record.cluster_id = ANY(%s) AND %s", silent, is_old)
+            _silence(model, condition, message, waits=False)
         if some_wait:
             cut_off = _is_cut_off(kind, limit)
-            condition = SQL("record.status_as_of < %s AND %s", limit, cut_off)
-            _silence(env[name], condition, cut_off_message)
-            _restore(env[name], SQL("%s AND NOT %s", heard, cut_off))
+            condition = SQL("%s AND %s", is_old, cut_off)
+            _silence(model, condition, cut_off_message, waits=False)
+            _restore(model, SQL("%s AND NOT %s", heard, cut_off), waits=False)
         else:
-            _restore(env[name], heard)
+            _restore(model, heard, waits=False)
+
+
+def _silent_clusters(env, limit):
+    env.cr.execute(
+        SQL(
+            """SELECT cluster.id FROM vworkspace_cluster cluster
+            LEFT JOIN vworkspace_watch_lease lease ON lease.cluster_id = cluster.id
+                WHERE lease.last_contact IS NULL OR lease.last_contact < %s""",
+            limit,
+        )
+    )
+    return [row[0] for row in env.cr.fetchall()]
 
 
 def _is_cut_off(kind, limit):
@@ -118,15 +130,14 @@ def _is_cut_off(kind, limit):
     )
 
 
-def _silence(model, condition, message):
+def _silence(model, condition, message, *, waits=True):
     """Make the health unknown where `condition` holds.
 
     :param message: a function that says why, given the cluster's name
+    :param waits: for records that are locked; they are passed over otherwise
     """
-    rows = _lock(
-        model,
-        SQL("%s AND record.health <> 'unknown'", condition),
-    )
+    condition = SQL("%s AND record.health <> 'unknown'", condition)
+    rows = _lock(model, condition, waits=waits)
     messages = {}
     for row in rows:
         name = row["cluster_name"]
@@ -136,16 +147,13 @@ def _silence(model, condition, message):
     _write_health(model, rows)
 
 
-def _restore(model, condition):
-    """Go back to what was reported where `condition` holds."""
-    rows = _lock(
-        model,
-        SQL(
-            """%s AND record.health = 'unknown' AND record.reported_health <> 'unknown'
-            """,
-            condition,
-        ),
+def _restore(model, condition, *, waits=True):
+    """Go back to what was reported where `condition` holds; `waits` as in `_silence`"""
+    condition = SQL(
+        "%s AND record.health = 'unknown' AND record.reported_health <> 'unknown'",
+        condition,
     )
+    rows = _lock(model, condition, waits=waits)
     explanations = _explanations(model, rows)
     for row in rows:
         message = explanations.get(row["id"])
@@ -153,7 +161,7 @@ def _restore(model, condition):
     _write_health(model, rows)
 
 
-def _lock(model, condition):
+def _lock(model, condition, *, waits):
     """Lock the records for which `condition` holds, and return what matters here."""
     model.env.cr.execute(
         SQL(
@@ -166,9 +174,10 @@ def _lock(model, condition):
                    ON status.cluster_id = cluster.id
                 WHERE %s
              ORDER BY record.id
-                  FOR NO KEY UPDATE OF record""",
+                  FOR NO KEY UPDATE OF record %s""",
             SQL.identifier(model._table),
             condition,
+            SQL("" if waits else "SKIP LOCKED"),
         )
     )
     return model.env.cr.dictfetchall()

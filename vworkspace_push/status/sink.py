@@ -11,8 +11,8 @@ while a cluster cannot be heard.
 
 import json
 import logging
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import psycopg2
 from psycopg2.extras import Json
@@ -35,6 +35,7 @@ __all__ = [
     "gone",
     "ingest",
     "mark_stale",
+    "merge",
     "missing",
     "reachable",
     "unreachable",
@@ -47,6 +48,10 @@ KINDS = (CLUSTER, *MODELS)  # in the order in which their rows are locked
 GONE_STATES = ("deleted", "lost")
 LIST_TIME = timedelta(seconds=10)  # within which a list is written, unless it says so
 APPLY_TIME = timedelta(minutes=1)  # likewise, for what was applied meanwhile
+EVER = datetime.min.replace(tzinfo=UTC)  # before all that a cluster tells of
+SIZE = 1_000  # bytes of a report in memory, beside its long texts
+# Columns for the sake of which alone no open view is refreshed
+NOT_WATCHED = {"observed_resource_version", "status_as_of", "last_reconcile_time"}
 MAX_TOLD = 1_000  # objects that could not be stored and were told of, to tell it once
 
 _told: set[tuple[str, int, str]] = set()  # database, cluster, uid
@@ -60,23 +65,47 @@ class Report:
     observed: resources.Observed
     deleted: bool = False
     owned: str = ""  # our entry of managedFields
-    source: bytes = b""  # the object without status, to look into when it drifted
+    # The object without status, to look into when it drifted; empty of strangers'
+    source: bytes = b""
+    size: int = 0  # bytes that it takes in memory, about
 
     @classmethod
     def from_object(cls, obj, *, deleted=False, kind=None):
         kind = kind or obj["kind"]
-        source = {name: value for name, value in obj.items() if name != "status"}
+        observed = resources.observe(obj, kind=kind)
+        owned = ownership.owned_fields(obj)
+        source = b""
+        if owned or _is_marked(observed):
+            spec = {name: value for name, value in obj.items() if name != "status"}
+            source = json.dumps(spec, separators=(",", ":")).encode()
         return cls(
             kind=kind,
-            observed=resources.observe(obj, kind=kind),
+            observed=observed,
             deleted=deleted,
-            owned=ownership.owned_fields(obj),
-            source=json.dumps(source, separators=(",", ":")).encode(),
+            owned=owned,
+            source=source,
+            size=SIZE + len(source) + len(owned) + _size_of_texts(observed),
         )
 
     def object(self):
         """Return the object as the cluster sent it, without its status."""
-        return json.loads(self.source)
+        return json.loads(self.source) if self.source else {}
+
+
+def _is_marked(observed):
+    """Whether the object says that an Odoo wrote it, whoever owns its fields now."""
+    return (
+        resources.DATABASE_ANNOTATION in observed.annotations
+        or resources.MANAGED_BY_LABEL in observed.labels
+    )
+
+
+def _size_of_texts(observed):
+    return (
+        sum(len(condition.message) for condition in observed.conditions)
+        + sum(len(e.url) + len(e.notes) for e in observed.endpoints)
+        + sum(map(len, observed.outputs.values()))
+    )
 
 
 @dataclass(frozen=True)
@@ -335,10 +364,11 @@ def _store_news(model, cluster_id, news):
     owner = OWNERS[model._name]
     now = times.now(env)
     observed = {row["id"]: report.observed for row, report in news}
-    _update_records(model, observed, now)
-    transitions = lines.store_conditions(env, owner, observed, at=now)
+    shown = _update_records(model, observed, now)
+    transitions, changed = lines.store_conditions(env, owner, observed, at=now)
+    shown |= changed
     if "endpoint_ids" in model._fields:
-        lines.store_endpoints(env, observed)
+        shown |= lines.store_endpoints(env, observed)
     changes = [
         (row["id"], row["health"], report.observed.health, _message(report.observed))
         for row, report in news
@@ -350,12 +380,13 @@ def _store_news(model, cluster_id, news):
     for row, report in news:
         _store_foreign_database(model, row, report)
         _store_drift(model, row, report)
-    model.browse(observed)._notify_updated()
+    model.browse(shown)._notify_updated()
     notify.health_changed(env, model._name, changes)
     return len(news)
 
 
 def _update_records(model, observed, now):
+    """Write the columns of records; return the ids of those that show other values."""
     rows = [
         {"id": record_id, **_record_values(each, now), **model._observed_values(each)}
         for record_id, each in observed.items()
@@ -363,14 +394,20 @@ def _update_records(model, observed, now):
     types = {n: model._fields[n].column_type[1] for n in rows[0] if n != "id"}
     assignments = ", ".join(f"{name} = new.{name}" for name in types)
     columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
+    shown = [name for name in types if name not in NOT_WATCHED]
+    before = ", ".join(f"old.{name}" for name in shown)
+    after = ", ".join(f"new.{name}" for name in shown)
     model.env.cr.execute(
         f"""UPDATE "{model._table}" record
                SET {assignments}, write_uid = {model.env.uid:d}, write_date = %s
               FROM json_to_recordset(%s) AS new (id int, {columns})
-             WHERE record.id = new.id""",  # noqa: S608 the names of our own columns
+              JOIN "{model._table}" old USING (id)
+             WHERE record.id = new.id
+         RETURNING new.id, ({before}) IS DISTINCT FROM ({after})""",  # noqa: S608 the names of our own columns
         [now, as_json(rows)],
         log_exceptions=False,
     )
+    return {record_id for record_id, is_other in model.env.cr.fetchall() if is_other}
 
 
 def _record_values(observed, now):
@@ -424,6 +461,7 @@ def _store_foreign_database(model, row, report):
         return
     record = model.browse(row["id"])
     record._writer().foreign_database = other or False
+    record._notify_updated()
     if other:
         message = record.env._(
             "The Odoo database %s wrote this object: nothing is sent to it until an "
@@ -452,6 +490,7 @@ def _store_drift(model, row, report):
         drifted = ownership.drift(record.applied_fields, report.object())
     if drifted or row["is_drifted"]:
         record._store_drift(drifted)
+        record._notify_updated()
 
 
 # === THE END OF OBJECTS === #
@@ -609,6 +648,138 @@ def _store_returns(records):
     back.env.flush_all()
 
 
+# === PARTIAL REPORTS === #
+
+
+def merge(env, cluster_id, reports):
+    """Write those conditions that are newer than what is known of their type.
+
+    For what an operator tells by itself: some conditions of an object and no version,
+    so each is ordered by its own time and generation. Replays, objects that no record
+    has, and what is from before the last whole report change nothing. The next whole
+    report is the truth again: its guard by resourceVersion knows nothing of this.
+
+    :param list[Report] reports: in any order, any number of each object; with uid,
+        generation and conditions. One without a time is never newer
+    :return: how many records changed
+    """
+    env.flush_all()
+    by_kind = {kind: [r for r in reports if r.kind == kind] for kind in MODELS}
+    return sum(_merge_kind(env, cluster_id, k, some) for k, some in by_kind.items())
+
+
+def _merge_kind(env, cluster_id, kind, reports):
+    model, owner = env[MODELS[kind]], OWNERS[MODELS[kind]]
+    rows = _lock_to_merge(model, cluster_id, {r.observed.uid for r in reports} - {""})
+    known = lines.conditions(env, owner, [row["id"] for row in rows.values()])
+    merged = {}
+    for observed in (report.observed for report in reports):
+        row = rows.get(observed.uid)
+        taken = row and _newer_conditions(known.get(row["id"], {}), row, observed)
+        if taken:
+            known[row["id"]] = {**known.get(row["id"], {}), **taken}
+            merged[row["id"]] = _merged(row, observed, known[row["id"]])
+    if not merged:
+        return 0
+    now = times.now(env)
+    _update_merged(model, merged, now)
+    transitions, _changed = lines.store_conditions(env, owner, merged, at=now)
+    changes = [
+        (row["id"], row["health"], each.health, _message(each))
+        for row in rows.values()
+        if (each := merged.get(row["id"])) and each.health != row["health"]
+    ]
+    transitions += _health_transitions(changes, merged, now)
+    lines.add_transitions(env, owner, transitions, dict.fromkeys(merged, cluster_id))
+    env.invalidate_all(flush=False)
+    model.browse(merged)._notify_updated()
+    notify.health_changed(env, model._name, changes)
+    return len(merged)
+
+
+def _lock_to_merge(model, cluster_id, uids):
+    """Lock the records of these objects, as far as they exist; return them by uid."""
+    if not uids:
+        return {}
+    model.env.cr.execute(
+        SQL(
+            """SELECT id, uid, health, COALESCE(generation, 0) AS generation,
+                      COALESCE(observed_generation, 0) AS observed_generation,
+                      deletion_requested_at, %s AS phase
+                 FROM %s WHERE cluster_id = %s AND uid = ANY(%s)
+                  AND delivery_state NOT IN %s
+             ORDER BY id FOR NO KEY UPDATE""",
+            SQL("phase") if "phase" in model._fields else SQL("NULL"),
+            *(SQL.identifier(model._table), cluster_id, list(uids), GONE_STATES),
+        )
+    )
+    return {row["uid"]: row for row in model.env.cr.dictfetchall()}
+
+
+def _newer_conditions(known, row, observed):
+    """Return the conditions that are newer than the known ones, by type.
+
+    One of a type that is not there (any more) is newer if it is newer than all others.
+    """
+    if (observed.generation or resources.MAX_GENERATION) < row["observed_generation"]:
+        return {}
+    newest = max((_age(each)[0] for each in known.values()), default=EVER)
+    taken = {}
+    for condition in observed.conditions:
+        since, generation = _age(condition)
+        if before := known.get(condition.type):
+            # Neither may go back: which of two of one second was last, nobody knows.
+            old = _age(before)
+            is_newer = since >= old[0] and generation >= old[1]
+            is_newer = is_newer and (since, generation) != old
+        else:
+            is_newer = since > newest
+        if is_newer:
+            taken[condition.type] = condition
+    return taken
+
+
+def _age(condition):
+    return condition.last_transition_time or EVER, condition.observed_generation or 0
+
+
+def _merged(row, observed, conditions):
+    """Return what is known of an object now, as far as its health follows from it."""
+    generation = observed.generation or 0
+    row["observed_generation"] = max(row["observed_generation"], generation)
+    return replace(
+        observed,
+        generation=max(row["generation"], generation),
+        observed_generation=row["observed_generation"],
+        conditions=tuple(conditions.values()),
+        deletion_timestamp=row["deletion_requested_at"],
+        phase=row["phase"] or "",
+    )
+
+
+def _update_merged(model, merged, now):
+    rows = [
+        {
+            "id": i,
+            "health": o.health,
+            "said": _message(o),
+            "seen": o.observed_generation,
+        }
+        for i, o in merged.items()
+    ]
+    model.env.cr.execute(
+        f"""UPDATE "{model._table}" record
+               SET health = new.health, reported_health = new.health,
+                   health_message = new.said, observed_generation = new.seen,
+                   status_as_of = %s, write_uid = {model.env.uid:d}, write_date = %s
+              FROM json_to_recordset(%s) AS new (
+                   id int, health varchar, said varchar, seen int)
+             WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
+        [now, now, as_json(rows)],
+        log_exceptions=False,
+    )
+
+
 # === THE CLUSTER ITSELF === #
 
 
@@ -639,7 +810,7 @@ def _ingest_cluster(env, cluster_id, kind, by_uid, listing):
             *(now, row["id"]),
         ],
     )
-    transitions = lines.store_conditions(
+    transitions, _changed = lines.store_conditions(
         env, "cluster_status_id", {row["id"]: observed}, at=now
     )
     _add_cluster_transitions(env, cluster_id, transitions)
@@ -710,7 +881,7 @@ def _forget_cluster(env, cluster_id, uids):
     if row := env.cr.fetchone():
         now = times.now(env)
         nothing = resources.observe({}, kind=CLUSTER)
-        transitions = lines.store_conditions(
+        transitions, _changed = lines.store_conditions(
             env, "cluster_status_id", {row[0]: nothing}, at=now
         )
         _add_cluster_transitions(env, cluster_id, transitions)

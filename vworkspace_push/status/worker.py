@@ -38,12 +38,14 @@ from ..transactions import in_transaction
 from . import confirm, leases, memory, metrics, positions, sink
 from .inbox import Inbox, is_signed
 from .streams import ClusterWatch, Target, small_stacks
+from .updates import Updates
 
 _logger = logging.getLogger(__name__)
 
 BATCH = 500  # reports of one transaction
 CONFIRM_AGAIN = (0.0, 5.0, 30.0, 120.0)  # s before each attempt to confirm an end
 CONFIRM_TIMEOUT = 10.0  # s for one object
+MARK_EVERY = 10.0  # s between two looks for clusters that went silent
 NOTE_EVERY = 5.0  # s between two looks at what the streams do
 POSITIONS_EVERY = 30.0  # s; a cluster without news stores its bookmarks
 RECOVERY_DELAY = 2.0  # s before trying again what failed because of the database
@@ -78,6 +80,7 @@ class DatabaseWorker:
         self._inbox = Inbox()
         self._watches: dict[int, ClusterWatch] = {}
         self._confirmations = Confirmations()
+        self._updates = Updates()
         self._database_uuid = ""
         self._rates = {}  # events at the last snapshot but one, by cluster
         self._ready = False
@@ -157,6 +160,7 @@ class DatabaseWorker:
         self._database_uuid = in_transaction(registry, database_uuid)
         with _listening(self.dbname) as listener:
             renew_at = note_at = 0.0
+            mark_at = time.monotonic() + MARK_EVERY  # its streams may be heard first
             changed = set()
             while not self._stop.is_set():
                 self._round_at = now = time.monotonic()
@@ -169,6 +173,9 @@ class DatabaseWorker:
                 if now >= note_at:
                     self._note(registry)
                     note_at = now + NOTE_EVERY
+                if now >= mark_at:
+                    in_transaction(registry, sink.mark_stale)
+                    mark_at = now + MARK_EVERY
                 if changed := _notified(listener, TICK):
                     renew_at = note_at = 0.0
 
@@ -264,8 +271,16 @@ class DatabaseWorker:
                 streams[cluster_id] = rows
         if not notes and not streams:
             return
+        changed = set()
+        for cluster_id in notes.keys() | streams.keys():
+            watch = self._watches[cluster_id]
+            note = notes.get(cluster_id, watch.noted)
+            rows = streams.get(cluster_id, watch.noted_streams)
+            if _shown(note, rows) != _shown(watch.noted, watch.noted_streams):
+                changed.add(cluster_id)
         in_transaction(
-            registry, _store_notes, self._held.epochs, self.holder, notes, streams
+            *(registry, _store_notes, self._held.epochs, self.holder),
+            *(notes, streams, changed),
         )
         for cluster_id, note in notes.items():
             self._watches[cluster_id].noted = note
@@ -285,7 +300,8 @@ class DatabaseWorker:
         self._writer.join(max(0.0, deadline - time.monotonic()))
         try:
             if self._held.age < math.inf:  # it is listed there
-                in_transaction(Registry(self.dbname), leases.release, self.holder)
+                held = list(self._watches)
+                in_transaction(Registry(self.dbname), _release, self.holder, held)
         except psycopg2.Error as exc:
             _logger.info("leases expire by themselves: %s", _text(exc))
         _logger.info("watch worker stopped")
@@ -298,10 +314,13 @@ class DatabaseWorker:
         has_listed = False
         while True:
             stopping = self._stop.is_set()
-            taken = self._inbox.take(0.0 if stopping else TICK)
+            wait = 0.0 if stopping else min(TICK, self._updates.until_due())
+            taken = self._inbox.take(wait)
             for cluster_id, batch in taken.items():
                 self._write(cluster_id, batch)
                 has_listed = has_listed or bool(batch.censuses)
+            if self._updates.until_due() <= (math.inf if stopping else 0.0):
+                self._tell_updates(all_of_it=stopping)
             if has_listed and not taken:
                 memory.give_back()
                 has_listed = False
@@ -349,9 +368,11 @@ class DatabaseWorker:
             _Part(cluster_id, self.holder, watch.epoch, watch.target.identity, part),
             self._database_uuid,
             expecting,
+            self._updates,
         )
         if written is None:
             return False
+        self._updates.settled(*written.updates)
         unclaimed = [part.entries[u] for u in written.unclaimed if u in part.entries]
         self._inbox.claimed(cluster_id, part.entries.keys() - written.unclaimed)
         self._inbox.keep_unclaimed(cluster_id, unclaimed, ours=self._database_uuid)
@@ -360,6 +381,21 @@ class DatabaseWorker:
             self._inbox.keep_positions(cluster_id, part.positions)
         metrics.WRITTEN.labels(self.dbname).inc(written.count)
         return True
+
+    def _tell_updates(self, *, all_of_it):
+        """Tell open views what batches left for later."""
+        try:
+            settled = in_transaction(
+                Registry(self.dbname), _settle, self._updates, all_of_it
+            )
+        except TRANSIENT as exc:
+            _logger.info("open views are told later: %s", _text(exc))
+            self._stop.wait(RECOVERY_DELAY)
+        except Exception:
+            _logger.exception("open views could not be told")
+            self._updates.forget()
+        else:
+            self._updates.settled(*settled)
 
     def _write_positions(self):
         """Store how far the streams of clusters without news have come."""
@@ -506,13 +542,15 @@ class _Written:
     missing: list
     count: int
     has_positions: bool
+    updates: tuple  # what open views were told, and are told later
 
 
-def _store_part(env, part, ours, expecting):
+def _store_part(env, part, ours, expecting, updates):
     """Write a part of a cluster's batch; None when the cluster is another worker's.
 
     :param ours: identity of this database: what it signed gets a record
     :param expecting: whether positions have to wait for something else
+    :param Updates updates: what open views are to be told of
     """
     cluster_id, batch = part.cluster_id, part.batch
     if not leases.is_held(env, cluster_id, part.holder, part.epoch):
@@ -543,7 +581,12 @@ def _store_part(env, part, ours, expecting):
     has_positions = not (expecting or missing or awaited)
     if has_positions:
         positions.store(env, {cluster_id: (part.identity, batch.positions)})
-    return _Written(unclaimed, missing, count, has_positions)
+    told = updates.settle(env)
+    return _Written(unclaimed, missing, count, has_positions, told)
+
+
+def _settle(env, updates, all_of_it):
+    return updates.settle(env, all_of_it=all_of_it)
 
 
 def _by_listing(entries):
@@ -563,11 +606,24 @@ def _store_gone(env, cluster_id, gone, holder, epoch):
         sink.gone(env, cluster_id, gone)
 
 
-def _store_notes(env, epochs, holder, notes, streams):
+def _release(env, holder, cluster_ids):
+    leases.release(env, holder)
+    env["vworkspace.cluster"].browse(cluster_ids)._notify_updated()
+
+
+def _shown(note, streams):
+    """Return what an open page shows of that, but for what moves all the time."""
+    states = {key: (each.state, each.message) for key, each in (streams or {}).items()}
+    return note and note[:2], states
+
+
+def _store_notes(env, epochs, holder, notes, streams, changed):
+    """Keep what the streams do; `changed`: the clusters whose pages show it."""
     epochs = {c: epochs[c] for c in notes.keys() | streams.keys() if c in epochs}
     held = leases.still_held(env, holder, epochs)
     leases.note_streams(env, holder, {c: notes[c] for c in notes.keys() & held})
     positions.note(env, {c: streams[c] for c in streams.keys() & held})
+    env["vworkspace.cluster"].browse(changed & held)._notify_updated()
 
 
 def _tell(env, cluster_id, holder, epoch, message):

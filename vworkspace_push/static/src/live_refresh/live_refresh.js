@@ -15,9 +15,11 @@ const GATHER = 100;
 /** A view whose refresh takes long waits so many times as long for the next. */
 const REST = 4;
 
+const CLUSTER = "vworkspace.cluster";
+
 /** What a view of a model shows of others: their changes concern it, too. */
 const SHOWS = {
-    "vworkspace.cluster": ["vworkspace.application.instance"],
+    [CLUSTER]: ["vworkspace.application.instance"],
     "vworkspace.timeline": ["vworkspace.application.instance", "vworkspace.operation"],
 };
 
@@ -32,7 +34,7 @@ const SHOWS = {
  * @param {() => boolean} isBusy whether a reload would take something from the user
  * @param {() => Promise<void>} reload
  */
-function useLiveRefresh(concerns, isBusy, reload) {
+export function useLiveRefresh(concerns, isBusy, reload) {
     const bus = useService("bus_service");
     let timer = null;
     let notBefore = 0;
@@ -98,11 +100,17 @@ const LiveForm = (Controller) =>
             let isTyping = false;
             useBus(this.model.bus, "FIELD_IS_DIRTY", (ev) => (isTyping = ev.detail));
             useLiveRefresh(
-                ({model, ids, any}) =>
-                    isShownBy(this.props.resModel, model) ||
-                    (model === this.props.resModel &&
-                        // Before the first load there is no root yet.
-                        (any || ids.includes((this.model.root ?? this.props).resId))),
+                ({model, ids, any}) => {
+                    // Before the first load there is no root yet.
+                    const {resId, data} = this.model.root ?? this.props;
+                    const isAbout = (id) => any || ids.includes(id);
+                    return (
+                        isShownBy(this.props.resModel, model) ||
+                        (model === this.props.resModel && isAbout(resId)) ||
+                        // A record says how its cluster is followed.
+                        (model === CLUSTER && isAbout(data?.cluster_id?.id))
+                    );
+                },
                 // A form that is being edited keeps what was entered.
                 () =>
                     !this.model.isReady ||

@@ -5,14 +5,17 @@ import {KeepLast} from "@web/core/utils/concurrency";
 import {useService} from "@web/core/utils/hooks";
 import {useRecordObserver} from "@web/model/relational_model/utils";
 import {standardWidgetProps} from "@web/views/widgets/standard_widget_props";
+import {useLiveRefresh} from "@vworkspace_push/live_refresh/live_refresh";
 import {Component, useState} from "@odoo/owl";
+
+const OPERATION = "vworkspace.operation";
 
 /** So many rows are read at a time. */
 const PAGE = 50;
 
 /** What a change of the record can mean for its timeline */
 const SEEN = [
-    ...["health", "delivery_state", "intent_revision"],
+    ...["health", "delivery_state", "intent_revision", "is_paused"],
     ...["resource_version", "observed_resource_version"],
 ];
 
@@ -66,6 +69,12 @@ export class Timeline extends Component {
             seen = now;
             this.load(record); // not awaited: what is there stays readable
         });
+        useLiveRefresh(
+            // Which are this application's, only the server knows.
+            ({model}) => this.isAboutOthers && model === OPERATION,
+            () => this.state.isLoading,
+            () => this.load()
+        );
     }
 
     /** Ask Odoo; the last question's answer is shown. */
@@ -115,7 +124,7 @@ export class Timeline extends Component {
 
     /** An application's timeline has that of its operations, too. */
     get isAboutOthers() {
-        return this.props.record.resModel !== "vworkspace.operation";
+        return this.props.record.resModel !== OPERATION;
     }
 
     badge({kind, status}) {
@@ -133,6 +142,7 @@ registry.category("view_widgets").add("vworkspace_timeline", {
         {name: "health", type: "selection"},
         {name: "delivery_state", type: "selection"},
         {name: "intent_revision", type: "integer"},
+        {name: "is_paused", type: "boolean"},
         {name: "resource_version", type: "char"},
         {name: "observed_resource_version", type: "char"},
     ],
