@@ -183,6 +183,24 @@ def test_a_credential_is_refused_when_the_server_says_so_twice(make, states):
     assert not stream.refused
 
 
+def test_the_streams_are_resumed_once_a_server_that_failed_works(make, states):
+    from odoo.addons.vworkspace_push.kube.errors import ServerFailed
+
+    watch = make(namespaces=["a"])
+    pulse, other = states(watch, "a"), states(watch, "a")
+    pulse.reflector.is_pulse = True
+    watch._streams = {"pulse": pulse, "other": other}
+    for stream in (pulse, other):
+        stream.waits(ServerFailed("It has just started."))
+    wait = other.reflector._cancellation
+
+    watch._resume_with_pulse()
+    assert not wait.cancelled
+    pulse.heard(None)
+    watch._resume_with_pulse()
+    assert wait.cancelled
+
+
 def test_a_contact_is_as_old_as_it_is_when_the_hosts_clock_is_set_back(
     make, states, monkeypatch
 ):

@@ -277,6 +277,17 @@ def test_a_pulse_whose_watch_is_not_begun_is_a_failure(
     _expire_until(run, "Inactive")
 
 
+def test_a_pulse_soon_asks_a_server_again_that_failed(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _fail(500, "InternalError", "It has just started."))
+    run = start(is_pulse=True, backoff=module.Backoff(first=30.0))
+    run.handler.wait_for("waiting", "ServerFailed")
+    until = run.handler.states[-1].until
+    assert until is not None
+    assert until.timestamp() - time.time() <= module.PULSE_RETRY
+
+
 def test_time_that_the_handler_takes_is_not_the_servers(
     server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ from .errors import (
     InvalidResponse,
     KubeError,
     NotFound,
+    ServerFailed,
     Throttled,
     TlsFailed,
     Unauthorized,
@@ -398,10 +399,11 @@ class Reflector:
         :param listed: whether the attempt that failed began with a list
         """
         delay = self._delay(error, listed=listed)
-        if isinstance(error, Unreachable):
+        if isinstance(error, (Unreachable, ServerFailed)):
             self._doubts = True  # who answers next may have been restored
             if self.is_pulse:
-                delay = min(delay, PULSE_RETRY * (0.5 + self._rand.random() / 2))
+                soon = PULSE_RETRY * (0.5 + self._rand.random() / 2)
+                delay = max(error.retry_after or 0, min(delay, soon))
         return error, delay
 
     def _delay(self, error: KubeError, *, listed: bool) -> float:

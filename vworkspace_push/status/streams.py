@@ -30,6 +30,7 @@ from ..kube.errors import (
     Forbidden,
     KubeError,
     NotFound,
+    ServerFailed,
     TlsFailed,
     Unauthorized,
     Unreachable,
@@ -89,6 +90,7 @@ class ClusterWatch:
         self.noted_streams = None  # what is on the streams' rows
         self.refusal_noted = False
         self.told_reachable = None  # what the records were last told
+        self.keeps = False  # the writer could not write its batch the last time
         self.is_deferred = False  # what it has to tell was locked the last time
         self.born = time.monotonic()
         self._inbox = inbox
@@ -363,7 +365,7 @@ class ClusterWatch:
         a busy server would have to begin it again and again.
         """
         pulse = self._pulse()
-        if pulse is None or pulse.failures or not pulse.has_failed:
+        if pulse is None or pulse.failures or pulse.is_failing or not pulse.has_failed:
             return
         pulse.has_failed = False
         for stream in self._streams.values():
@@ -558,6 +560,7 @@ class Stream(Feeder):
         self.forbidden = False
         self.lacks_rights = False
         self.failures = 0  # attempts in a row that the server did not answer
+        self.is_failing = False  # the server answers that it failed
         self.has_failed = False  # one did, and the other streams were not resumed since
         self.answered = None  # monotonic s, when it last did
         self._scope = scope
@@ -643,9 +646,10 @@ class Stream(Feeder):
 
     def heard(self, scope):
         self._heard()
-        is_news = self.answered is None or self.failures
+        is_news = self.answered is None or self.failures or self.is_failing
         self.answered = time.monotonic()
         self.failures = 0
+        self.is_failing = False
         if is_news:
             self._news.set()
 
@@ -678,6 +682,8 @@ class Stream(Feeder):
         else:
             self.answered = time.monotonic()
             self.failures = 0
+        if isinstance(error, ServerFailed):  # as one that starts does for a while
+            self.is_failing = self.has_failed = True
         if isinstance(error, Expired):
             self._tell_expired(error)
 
