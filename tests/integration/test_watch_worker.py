@@ -405,7 +405,7 @@ def test_a_record_that_somebody_locks_holds_up_no_other_cluster_and_no_lease(
             what="the lease to be renewed",
             timeout=LOCKED,
         )
-        assert worker.output().count(KEPT) > kept
+        assert worker.output().count(KEPT) == kept + 1  # however often it tried
         assert database.read(deployed, "health") == "ready"
 
     shows(database, deployed, health="degraded")

@@ -374,7 +374,9 @@ class DatabaseWorker:
                 with metrics.BATCH_SECONDS.labels(self.dbname).time():
                     written = self._write_part(watch, part, is_last=part is batch)
             except TRANSIENT as exc:
-                _logger.info("keeping a batch of cluster %s: %s", watch, _text(exc))
+                if not watch.keeps:
+                    _logger.info("keeping a batch of cluster %s: %s", watch, _text(exc))
+                watch.keeps = True
                 if self._watches.get(cluster_id) is watch:
                     if part is not batch:
                         self._inbox.give_back(cluster_id, part)
@@ -387,6 +389,7 @@ class DatabaseWorker:
                 _logger.exception("a batch of cluster %s could not be written", watch)
                 watch.list_again()
                 continue
+            watch.keeps = False
             if not written:
                 break  # it is another worker's
 
@@ -472,7 +475,7 @@ class DatabaseWorker:
             return
         connection = watch.target.connection
         if connection is None or watch.told_reachable is False:
-            self._confirmations.put_back(cluster_id, missing)
+            self._confirmations.put_back(cluster_id)
             return
         answer = confirm.confirm(
             connection, missing, timeout=CONFIRM_TIMEOUT, seconds=CONFIRM_SECONDS
@@ -529,11 +532,14 @@ class Confirmations:
             if not waiting:
                 self._waiting.pop(cluster_id, None)
 
-    def put_back(self, cluster_id, unasked, pause=CONFIRM_LATER):
-        """Have it asked again in `pause` s: no answer came, or it was not written."""
+    def put_back(self, cluster_id, unasked=None, pause=CONFIRM_LATER):
+        """Have it asked again in `pause` s: no answer came, or it was not written.
+
+        :param unasked: what was not answered; None: all that waits of the cluster
+        """
         with self._changed:
             waiting = self._waiting.get(cluster_id, {})
-            for one in unasked:
+            for one in list(waiting) if unasked is None else unasked:
                 if one in waiting:
                     waiting[one] = (waiting[one][0], self._clock() + pause)
 
