@@ -474,7 +474,7 @@ def witness(database, control_plane, make_instance, namespace):
         other = env["vworkspace.cluster"].create(
             {
                 "name": "Witness",
-                "cluster_id": "witness",
+                "cluster_id": f"witness-{namespace}",
                 "server_url": control_plane.server,
                 "ca_certificate": control_plane.ca_pem,
                 "token": control_plane.service_account_token(),
