@@ -267,7 +267,9 @@ class Story:
         self._deploy(application)
         self._open(application)
         self.window.tab("Revisions")
-        number = self.window.page.locator("td[name=number]").get_by_text("2", exact=True)
+        number = self.window.page.locator("td[name=number]").get_by_text(
+            "2", exact=True
+        )
         second = self.window.page.locator(".o_data_row", has=number)
         second.get_by_role("button", name="Roll Back").click()
         self.window.page.get_by_role("button", name="Ok").click()

@@ -21,6 +21,9 @@ from .kube.connection import Connection
 _logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 2.0  # s between two looks at the versions
+# s for which a database may be away until its connections are closed: without it,
+# nothing tells whether the secrets in them were revoked.
+KEEP_SECONDS = 60.0
 
 Key = tuple[str, int]  # database, id of the cluster
 
@@ -71,6 +74,7 @@ class Connections:
             self._watcher.start()
 
     def _watch(self):
+        silent = {}
         while True:
             time.sleep(LOOK_EVERY)
             with self._lock:
@@ -78,19 +82,27 @@ class Connections:
                     self._watcher = None
                     return
                 held = {key: version for key, (version, _) in self._entries.items()}
-            for key in _obsolete(held):
+            for key in _obsolete(held, silent):
                 self.drop(key, held[key])
 
 
-def _obsolete(held: dict[Key, int]) -> list[Key]:
-    """Return the keys whose cluster has another version by now, or is gone."""
+def _obsolete(held: dict[Key, int], silent: dict[str, float]) -> list[Key]:
+    """Return the keys whose cluster has another version by now, or is gone.
+
+    A database that does not answer says neither; it is left alone for a while.
+
+    :param silent: by database, since when (monotonic s) it does not answer; is updated
+    """
     found = []
     for dbname in {key[0] for key in held}:
         clusters = [key[1] for key in held if key[0] == dbname]
         try:
             current = _read_versions(dbname, clusters)
+            silent.pop(dbname, None)
         except psycopg2.Error:
-            # Gone or away: nothing can be delivered without it either.
+            now = time.monotonic()
+            if now - silent.setdefault(dbname, now) < KEEP_SECONDS:
+                continue
             current = {}
         found += [
             key
@@ -106,6 +118,7 @@ def _read_versions(dbname, clusters):
             """SELECT id, connection_version FROM vworkspace_cluster
                 WHERE id = ANY(%s) AND active""",
             [clusters],
+            log_exceptions=False,
         )
         return dict(cr.fetchall())
 

@@ -10,11 +10,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import psycopg2
+
 from odoo import SUPERUSER_ID, api
 from odoo.modules.registry import Registry
 from odoo.service.model import retrying
 
 T = TypeVar("T")
+
+LOCK_SECONDS = 1  # s that an impatient transaction waits for one lock
+
+
+class Locked(psycopg2.DatabaseError):
+    """Somebody else keeps locked what an impatient transaction needs."""
 
 
 def in_transaction(registry: Registry, function: Callable[..., T], /, *args) -> T:
@@ -26,6 +34,26 @@ def in_transaction(registry: Registry, function: Callable[..., T], /, *args) -> 
     with registry.cursor() as cr:
         env = api.Environment(cr, SUPERUSER_ID, {})
         return retrying(partial(_read_committed, env, function, *args), env)
+
+
+def in_impatient_transaction(
+    registry: Registry, function: Callable[..., T], /, *args
+) -> T:
+    """Do as `in_transaction`, but do not wait for long for what others have locked.
+
+    :raise Locked: nothing was done; the caller tries again when it sees fit
+    """
+    return in_transaction(registry, _impatient, function, *args)
+
+
+def _impatient(env, function, *args):
+    env.cr.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+    try:
+        result = function(env, *args)
+        env.cr.flush()  # here and not by `retrying`, which would sleep and try again
+    except psycopg2.errors.LockNotAvailable as exc:
+        raise Locked(str(exc)) from exc
+    return result
 
 
 def _read_committed(env, function, *args):

@@ -57,7 +57,7 @@ def test_an_object_whose_definition_is_missing_is_not_gone(
 
 @pytest.mark.parametrize("trouble", ["unreachable", "refused"])
 def test_a_server_that_does_not_answer_for_it_ends_nothing(
-    confirm, missing, live, control_plane, namespace, trouble
+    ask, missing, live, control_plane, namespace, trouble
 ):
     delete_object(control_plane, namespace)
     options = (
@@ -66,7 +66,35 @@ def test_a_server_that_does_not_answer_for_it_ends_nothing(
         else {"token": "not-a-token-of-this-cluster"}
     )
 
-    assert confirm([missing(live)] * 3, **options) == []
+    answer = ask([missing(live)] * 3, **options)
+
+    assert answer.gone == []
+    assert answer.left == [missing(live)] * 3  # to be asked for again
+    assert answer.problem
+
+
+def test_what_the_time_was_too_short_for_is_left(
+    ask, missing, live, control_plane, namespace
+):
+    delete_object(control_plane, namespace)
+
+    answer = ask([missing(live)] * 3, seconds=0)
+
+    assert answer.gone == [missing(live)]  # one at least, or there were no progress
+    assert answer.left == [missing(live)] * 2
+    assert answer.problem is None
+
+
+def test_somebody_else_can_end_it(ask, missing, live, control_plane, namespace):
+    from odoo.addons.vworkspace_push.kube.connection import Cancellation
+
+    delete_object(control_plane, namespace)
+    cancellation = Cancellation()
+    cancellation.cancel()
+
+    answer = ask([missing(live)] * 3, cancellation=cancellation)
+
+    assert (answer.gone, len(answer.left)) == ([], 3)
 
 
 def test_one_that_cannot_be_confirmed_does_not_stop_the_others(
@@ -119,17 +147,23 @@ def missing(database):
 
 
 @pytest.fixture
-def confirm(database, control_plane, namespace):
-    """Return a function that confirms with the connector's credential."""
+def confirm(ask):
+    """Return a function that returns what is gone."""
+    return lambda missing: ask(missing).gone
+
+
+@pytest.fixture
+def ask(database, control_plane, namespace):
+    """Return a function that asks with the connector's credential."""
     from odoo.addons.vworkspace_push.kube.connection import Connection, Settings
     from odoo.addons.vworkspace_push.status import confirm as module
 
-    def run(missing, *, server=control_plane.server, token=None):
+    def run(missing, *, server=control_plane.server, token=None, **options):
         token = token or control_plane.service_account_token()
         settings = Settings(server=server, ca_pem=control_plane.ca_pem)
         connection = Connection(settings, token=lambda: token)
         try:
-            return module.confirm(connection, missing, timeout=TIMEOUT)
+            return module.confirm(connection, missing, timeout=TIMEOUT, **options)
         finally:
             connection.close()
 

@@ -490,6 +490,30 @@ def test_one_report_that_cannot_be_stored_does_not_stop_the_others(
     assert database.read(adopted, "health") is False
 
 
+@pytest.mark.expect_log("bad query")
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        pytest.param("RENAME reason TO why", "RENAME why TO reason", id="no column"),
+        pytest.param("ADD later int NOT NULL", "DROP later", id="another column"),
+    ],
+)
+def test_tables_that_are_being_changed_cost_no_report(database, adopted, change, undo):
+    from odoo.addons.vworkspace_push.status import sink
+
+    database.sql("DELETE FROM vworkspace_condition")
+    database.sql(f"ALTER TABLE vworkspace_condition {change}")
+    try:
+        with pytest.raises(sink.SchemaError):
+            ingest(database, adopted, status=ready_status(), version="100")
+    finally:
+        database.sql(f"ALTER TABLE vworkspace_condition {undo}")
+
+    assert database.read(adopted, "health") is False
+    ingest(database, adopted, status=ready_status(), version="100")
+    assert database.read(adopted, "health") == "ready"
+
+
 @pytest.mark.expect_log("cannot be stored")
 def test_a_report_that_cannot_be_stored_is_told_of_once(database, adopted, caplog):
     from odoo.addons.vworkspace_push.status import sink

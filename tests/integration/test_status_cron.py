@@ -350,6 +350,53 @@ def test_a_cluster_that_does_not_answer_has_applications_of_unknown_health(
     assert database.read(instance, "health") == "ready"
 
 
+@pytest.mark.parametrize("answers", [False, True], ids=["away", "answers"])
+def test_what_a_worker_told_since_it_took_the_cluster_is_not_overruled(
+    database, deployed, cluster, control_plane, namespace, monkeypatch, answers
+):
+    from odoo.addons.vworkspace_push.status import leases, visit, worker
+    from odoo.addons.vworkspace_push.transactions import in_transaction
+
+    patch_status(control_plane, namespace, ready_status())
+    poll(database, cluster)
+    server = database.read(cluster, "server_url")
+    if not answers:
+        url = f"https://127.0.0.1:{free_port()}"
+        spoil(database, cluster, token=None, server_url=url)
+
+    def take_over(*_args):
+        epochs = in_transaction(database.registry, leases.claim, "a-live-worker")
+        told = "" if not answers else "It does not answer here."
+        arguments = (cluster.id, "a-live-worker", epochs[cluster.id], told)
+        assert in_transaction(database.registry, worker._tell, *arguments)
+        database.sql("UPDATE vworkspace_watch_lease SET message = 'As the worker says'")
+
+    if answers:
+        original = visit.Visit.lists
+
+        def lists(self):
+            take_over()
+            yield from original(self)
+
+        monkeypatch.setattr(visit.Visit, "lists", lists)
+    else:
+        monkeypatch.setattr(visit.Visit, "is_server_there", take_over)
+    poll(database, cluster)
+
+    since = database.sql(
+        "SELECT unreachable_since IS NULL FROM vworkspace_cluster_status"
+        " WHERE cluster_id = %s",
+        cluster.id,
+    )
+    assert since in ([], [(True,)]) if not answers else since == [(False,)]
+    if not answers:
+        assert database.read(deployed, "health") == "ready"
+    assert lease(database, cluster, "message") == ("As the worker says",)
+    in_transaction(database.registry, leases.release, "a-live-worker")
+    spoil(database, cluster, token=None, server_url=server)
+    assert poll(database, cluster) == ""
+
+
 # === AGREEMENT === #
 
 
@@ -462,6 +509,25 @@ def test_a_refused_credential_is_not_listed_with_again(database, cluster):
     database.run_cron("ir_cron_status")
 
     assert database.read(cluster, "state") == "refused"
+
+
+def test_a_credential_that_was_refused_for_a_moment_goes_on_to_be_used(
+    database, make_cluster, control_plane, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube.errors import Unauthorized
+    from odoo.addons.vworkspace_push.status import visit
+
+    cluster = make_cluster()
+
+    def lists(_self):
+        raise Unauthorized("It has just started.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(visit.Visit, "lists", lists)
+        assert poll(database, cluster) == "It has just started."
+
+    assert database.read(cluster, "state") == "active"
+    assert poll(database, cluster) == ""
 
 
 # === FIXTURES AND HELPERS === #

@@ -2,7 +2,9 @@
 
 import logging
 import threading
-from datetime import datetime
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -121,6 +123,111 @@ def test_a_list_that_fails_says_why_and_puts_nothing(poller, listing, inbox):
     assert [note.message for note in poll.notes().values()] == ["You may not."]
 
 
+def test_a_server_that_asks_for_a_pause_is_left_alone_by_the_poller(
+    poller, listing, inbox
+):
+    from odoo.addons.vworkspace_push.kube.errors import Throttled
+
+    poll, scope = poller
+    other = replace(scope, namespace="b")
+    poll.scopes = {scope, other}
+    listing.error = Throttled("Slow down.", retry_after=60.0)
+
+    poll._poll_due()
+
+    assert listing.count == 1
+    now = time.monotonic()
+    assert all(at - now > 55.0 for at in poll._due.values())
+    assert poll._due.keys() == {scope, other}
+
+
+def test_a_poller_that_is_told_to_end_begins_no_list(poller, listing, inbox):
+    poll, scope = poller
+    poll.stop()
+
+    poll._poll(scope)
+
+    assert listing.count == 0
+
+
+def test_a_poller_that_is_to_list_again_puts_what_it_knew_as_well(
+    poller, listing, inbox
+):
+    poll, _scope = poller
+    listing.items = [obj("x", "1")]
+    poll._poll_due()
+    inbox.take(0)
+    inbox.finish(CLUSTER)
+
+    poll.list_again()
+    poll._poll_due()
+
+    assert set(inbox.take(0)[CLUSTER].entries) == {"x"}
+
+
+# === WHAT THE SERVER ANSWERS === #
+
+
+def test_a_credential_is_refused_when_the_server_says_so_twice(make, states):
+    from odoo.addons.vworkspace_push.kube.errors import Unauthorized
+
+    stream = states(make(namespaces=["a"]), "a")
+
+    stream.waits(Unauthorized("Unauthorized"))
+    assert not stream.refused
+    stream.waits(Unauthorized("Unauthorized"))
+    assert stream.refused
+    stream.waits(None)
+    assert not stream.refused
+    stream.waits(Unauthorized("Unauthorized"))
+    assert not stream.refused
+
+
+def test_the_streams_are_resumed_once_a_server_that_failed_works(make, states):
+    from odoo.addons.vworkspace_push.kube.errors import ServerFailed
+
+    watch = make(namespaces=["a"])
+    pulse, other = states(watch, "a"), states(watch, "a")
+    pulse.reflector.is_pulse = True
+    watch._streams = {"pulse": pulse, "other": other}
+    for stream in (pulse, other):
+        stream.waits(ServerFailed("It has just started."))
+    wait = other.reflector._cancellation
+
+    watch._resume_with_pulse()
+    assert not wait.cancelled
+    pulse.heard(None)
+    watch._resume_with_pulse()
+    assert wait.cancelled
+
+
+def test_a_contact_is_as_old_as_it_is_when_the_hosts_clock_is_set_back(
+    make, states, monkeypatch
+):
+    from odoo.addons.vworkspace_push.status import streams
+
+    stream = states(make(namespaces=["a"]), "a")
+    stream.heard(None)
+    earlier = streams._now() - timedelta(hours=1)
+    monkeypatch.setattr(streams, "_now", lambda: earlier)
+
+    assert earlier - timedelta(seconds=5) < stream.last_contact <= earlier
+
+
+def test_a_stream_that_was_told_to_end_leaves_no_figures_behind(make, states):
+    from odoo.addons.vworkspace_push.kube.errors import ServerFailed
+    from odoo.addons.vworkspace_push.status import metrics
+
+    watch = make(namespaces=["a"])
+    stream = states(watch, "a")
+    stream._end.set()
+    metrics.forget("db", watch.target.label)
+
+    stream.waits(ServerFailed("It failed."))
+
+    assert metrics._children(metrics.ERRORS) == []
+
+
 # === POSITIONS THAT ARE TOO OLD === #
 
 
@@ -148,7 +255,9 @@ def test_to_list_anew_is_no_problem(make, states):
 # === CONFIRMATIONS === #
 
 
-def test_an_end_is_asked_for_again_until_it_is_given_up(confirmations, clock, missing):
+def test_an_end_that_the_server_denies_is_asked_for_again_until_it_is_given_up(
+    confirmations, clock, missing
+):
     confirmations.add(CLUSTER, [missing])
     for seconds in (0.0, 5.0, 30.0, 120.0):
         assert confirmations.expects(CLUSTER)
@@ -158,6 +267,34 @@ def test_an_end_is_asked_for_again_until_it_is_given_up(confirmations, clock, mi
         confirmations.settle(CLUSTER, [missing], [])
 
     assert not confirmations.expects(CLUSTER)
+
+
+def test_an_end_that_nobody_answered_for_is_never_given_up(
+    confirmations, clock, missing
+):
+    confirmations.add(CLUSTER, [missing])
+    for _time in range(20):
+        assert confirmations.take(0) == {CLUSTER: [missing]}
+        confirmations.put_back(CLUSTER, [missing])
+        assert confirmations.take(0) == {}
+        clock.now += 10
+
+    assert confirmations.expects(CLUSTER)
+
+
+def test_however_many_ends_a_cluster_has_the_others_have_their_turn(
+    confirmations, missing, monkeypatch
+):
+    from odoo.addons.vworkspace_push.status import worker
+
+    monkeypatch.setattr(worker, "CONFIRM_AT_ONCE", 2)
+    many = [replace(missing, uid=f"uid-{n}") for n in range(5)]
+    confirmations.add(CLUSTER, many)
+    confirmations.add(8, [missing])
+
+    assert confirmations.take(0) == {CLUSTER: many[:2], 8: [missing]}
+    confirmations.settle(CLUSTER, many[:2], many[:2])
+    assert confirmations.take(0) == {CLUSTER: many[2:4], 8: [missing]}
 
 
 def test_a_confirmed_end_is_done_with(confirmations, missing):
@@ -214,9 +351,10 @@ def listing(odoo_in_process, monkeypatch):
     """What the server's list has."""
     from odoo.addons.vworkspace_push.status import streams
 
-    state = SimpleNamespace(items=[], error=None)
+    state = SimpleNamespace(items=[], error=None, count=0)
 
     def list_all(*_args, **_options):
+        state.count += 1
         if state.error:
             raise state.error
         return list(state.items), "9"
@@ -247,7 +385,10 @@ def states(inbox):
 
     class Told(Stream):
         def expired(self, text):
-            self.state(self._scope, StreamState("waiting", error=Expired(text)))
+            self.waits(Expired(text))
+
+        def waits(self, error):
+            self.state(self._scope, StreamState("waiting", error=error))
 
     def build(watch, namespace):
         return Told(

@@ -6,6 +6,7 @@ The tests share one process where they can, and go from gentle to rough.
 import json
 import signal
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,11 @@ NOISE = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 # Odoo's own line about a statement during which PostgreSQL was restarted: the worker
 # keeps the batch and writes it again, which is what that test sees.
 CUT_OFF = "odoo.sql_db: bad query"
+# What Odoo tells when PostgreSQL is away, at INFO, and how often it is told in a while
+NOT_CONNECTED = "Connection to the database failed"
+LOOKS = 3
+KEPT = "keeping a batch"
+LOCKED = 10.0  # s that others wait at most because of somebody's lock
 LEASE = "vworkspace_watch_lease"
 CLUSTERS = "/apis/ops.vworkspace.io/v1alpha1/clusters"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -417,6 +423,71 @@ def test_a_restart_of_postgresql_is_survived(
     shows(database, deployed, health="ready", timeout=RECOVERY)
 
 
+def test_a_postgresql_that_is_away_for_some_seconds_blinds_it_for_no_longer(
+    database, worker, cluster, deployed, control_plane, namespace, postgres
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    holder = lease_holder(database, cluster)
+    seen = worker.output().count(NOT_CONNECTED)
+    postgres.stop()
+    try:
+        # The look at the versions, every two seconds, meets nobody
+        eventually(
+            lambda: worker.output().count(NOT_CONNECTED) >= seen + LOOKS,
+            what="it to miss PostgreSQL for some time",
+        )
+    finally:
+        postgres.start()
+    patch_status(control_plane, namespace, degraded_status())
+
+    shows(database, deployed, health="degraded")
+    assert lease_holder(database, cluster) == holder
+    assert all_watching(database, cluster)
+
+
+def test_tables_that_are_changed_for_some_seconds_cost_no_report(
+    database, worker, deployed, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    kept = worker.output().count(KEPT)
+    database.sql("ALTER TABLE vworkspace_condition RENAME reason TO why")
+    try:
+        patch_status(control_plane, namespace, degraded_status())
+        eventually(lambda: worker.output().count(KEPT) > kept, what="it to keep that")
+    finally:
+        database.sql("ALTER TABLE vworkspace_condition RENAME why TO reason")
+
+    shows(database, deployed, health="degraded")
+
+
+def test_a_record_that_somebody_locks_holds_up_no_other_cluster_and_no_lease(
+    database, worker, cluster, deployed, witness, control_plane, namespace
+):
+    patch_status(control_plane, namespace, ready_status())
+    shows(database, deployed, health="ready")
+    before = lease(database, cluster)
+    kept = worker.output().count(KEPT)
+    with locked(database, deployed):
+        patch_status(control_plane, namespace, degraded_status())
+        # The worker's writer meets the lock before it meets what comes next.
+        eventually(lambda: waits_for_lock(database), what="it to be at the record")
+        patch_status(control_plane, namespace, ready_status(), name="witness")
+        shows(database, witness, health="ready", timeout=LOCKED)
+        eventually(
+            lambda: lease(database, cluster).expires_at > before.expires_at,
+            what="the lease to be renewed",
+            timeout=LOCKED,
+        )
+        assert worker.output().count(KEPT) == kept + 1  # however often it tried
+        assert database.read(deployed, "health") == "ready"
+
+    shows(database, deployed, health="degraded")
+    after = lease(database, cluster)
+    assert (after.holder, after.epoch) == (before.holder, before.epoch)
+
+
 def test_sigterm_ends_it_in_time_and_frees_its_leases(
     database, worker, cluster, deployed
 ):
@@ -480,7 +551,7 @@ def witness(database, control_plane, make_instance, namespace):
         other = env["vworkspace.cluster"].create(
             {
                 "name": "Witness",
-                "cluster_id": "witness",
+                "cluster_id": f"witness-{namespace}",
                 "server_url": control_plane.server,
                 "ca_certificate": control_plane.ca_pem,
                 "token": control_plane.service_account_token(),
@@ -627,6 +698,33 @@ def set_column(database, cluster, **values):
 def lease_holder(database, cluster):
     rows = database.sql(f"SELECT holder FROM {LEASE} WHERE cluster_id = %s", cluster.id)  # noqa: S608
     return rows[0][0] if rows else None
+
+
+def lease(database, cluster):
+    """Return holder, epoch and expires_at of a cluster's lease."""
+    ((holder, epoch, expires_at),) = database.sql(
+        f"SELECT holder, epoch, expires_at FROM {LEASE} WHERE cluster_id = %s",  # noqa: S608
+        cluster.id,
+    )
+    return SimpleNamespace(holder=holder, epoch=epoch, expires_at=expires_at)
+
+
+@contextmanager
+def locked(database, instance):
+    """Lock a record, as a user's long transaction would."""
+    with database.transaction() as env:
+        env.cr.execute(
+            "SELECT FROM vworkspace_application_instance WHERE id = %s FOR UPDATE",
+            [instance.id],
+        )
+        yield
+
+
+def waits_for_lock(database):
+    return database.sql(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    )
 
 
 def take_lease_away(database, cluster):

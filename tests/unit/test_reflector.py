@@ -277,6 +277,17 @@ def test_a_pulse_whose_watch_is_not_begun_is_a_failure(
     _expire_until(run, "Inactive")
 
 
+def test_a_pulse_soon_asks_a_server_again_that_failed(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _fail(500, "InternalError", "It has just started."))
+    run = start(is_pulse=True, backoff=module.Backoff(first=30.0))
+    run.handler.wait_for("waiting", "ServerFailed")
+    until = run.handler.states[-1].until
+    assert until is not None
+    assert until.timestamp() - time.time() <= module.PULSE_RETRY
+
+
 def test_time_that_the_handler_takes_is_not_the_servers(
     server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,7 +484,7 @@ def test_silences_in_a_row_are_waited_out_ever_longer(
 @pytest.mark.parametrize(
     ("answer", "reason", "seconds"),
     [
-        (_fail(401, "Unauthorized", "Unauthorized"), "Unauthorized", 30),
+        (_fail(401, "Unauthorized", "Unauthorized"), "Unauthorized", 3),
         (
             _fail(403, "Forbidden", 'User "u" cannot watch resource "x"'),
             "Forbidden",
@@ -506,6 +517,26 @@ def test_what_stays_missing_is_looked_for_ever_more_slowly(
         waits.append(until.timestamp() - time.time())
         run.reflector.interrupt()
     assert waits == pytest.approx([2, 4, 8, 16, 32, 60, 60, 60], abs=1)
+
+
+def test_a_refused_credential_is_tried_once_more_soon_and_then_seldom(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL", 0.01)
+    refused = _fail(401, "Unauthorized", "Unauthorized")
+    server.on(PATH, refused, refused, refused, _list(), _watch(), refused)
+    run = start()
+    waits = []
+    for times in range(1, 5):
+        run.handler.wait_for("waiting", "Unauthorized", times=times)
+        refusals = [s for s in run.handler.states if s.until]
+        until = [
+            s.until for s in refusals if s.error and s.error.reason == "Unauthorized"
+        ][times - 1]
+        assert until is not None
+        waits.append(until.timestamp() - time.time())
+        run.reflector.interrupt()
+    assert waits == pytest.approx([3, 30, 30, 3], abs=1)
 
 
 def test_missing_definition_lists_when_it_is_back(

@@ -263,14 +263,18 @@ def get(
     namespace: str | None,
     *,
     timeout: float | None = None,
+    cancellation: Cancellation | None = None,
 ) -> dict[str, Any]:
     """Return one object as the server has it.
 
     :param timeout: s for the whole call
+    :param cancellation: lets another thread end the call
     :raise NotFound: the object, or its kind, is not there
     """
     path = resource.path(name, namespace)
-    return _object(connection.request("GET", path, timeout=timeout))
+    return _object(
+        connection.request("GET", path, timeout=timeout, cancellation=cancellation)
+    )
 
 
 def delete(

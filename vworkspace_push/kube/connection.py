@@ -200,6 +200,11 @@ class Connection:
     def settings(self) -> Settings:
         return self._settings
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: no request succeeds any more."""
+        return self._closed
+
     def request(
         self,
         method: str,

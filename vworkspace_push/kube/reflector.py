@@ -32,6 +32,7 @@ from .errors import (
     InvalidResponse,
     KubeError,
     NotFound,
+    ServerFailed,
     Throttled,
     TlsFailed,
     Unauthorized,
@@ -47,7 +48,9 @@ INACTIVITY_LIMIT = 300.0  # s; from others nothing comes while nothing happens
 SERVER_TIMEOUT = (300, 600)  # s, chosen at random: a revoked right ends no open watch
 LIST_TIMEOUT = 60.0  # s for one page
 SHORT_WATCH = 1.0  # s; a watch that ends sooner, without an event, is a failure
-UNAUTHORIZED_WAIT = 30.0  # s until a refused credential is tried again
+# s until a refused credential is tried again, the first time and after that: a server
+# that starts may refuse all for a moment.
+UNAUTHORIZED_FIRST, UNAUTHORIZED_WAIT = 3.0, 30.0
 # s until missing rights or definitions are looked for again; doubles while they miss.
 # What was just granted takes the server a moment to know.
 RECHECK_FIRST, RECHECK_LAST = 2.0, 60.0
@@ -192,6 +195,7 @@ class Reflector:
         self._last_event = time.monotonic()
         self._silences = 0  # watches in a row that brought nothing at all
         self._rechecks = 0  # refusals in a row
+        self._was_unauthorized = False  # the attempt before
         self._lock = threading.Lock()
         self._cancellation = Cancellation()
 
@@ -333,6 +337,7 @@ class Reflector:
             self._set_due(lifetime + PULSE_GRACE)
             self._report(StreamState("watching"))
             self._rechecks = 0
+            self._was_unauthorized = False
             self._handler.heard(self._scope)
             for event in stream:
                 self._handler.heard(self._scope)
@@ -394,10 +399,11 @@ class Reflector:
         :param listed: whether the attempt that failed began with a list
         """
         delay = self._delay(error, listed=listed)
-        if isinstance(error, Unreachable):
+        if isinstance(error, (Unreachable, ServerFailed)):
             self._doubts = True  # who answers next may have been restored
             if self.is_pulse:
-                delay = min(delay, PULSE_RETRY * (0.5 + self._rand.random() / 2))
+                soon = PULSE_RETRY * (0.5 + self._rand.random() / 2)
+                delay = max(error.retry_after or 0, min(delay, soon))
         return error, delay
 
     def _delay(self, error: KubeError, *, listed: bool) -> float:
@@ -415,7 +421,8 @@ class Reflector:
         if isinstance(error, (NotFound, InvalidResponse)):
             self._version = None  # a definition made anew has other versions
         if isinstance(error, Unauthorized):
-            return UNAUTHORIZED_WAIT
+            first, self._was_unauthorized = not self._was_unauthorized, True
+            return UNAUTHORIZED_FIRST if first else UNAUTHORIZED_WAIT
         if isinstance(error, (Forbidden, NotFound, TlsFailed)):
             self._rechecks += 1
             return min(RECHECK_LAST, RECHECK_FIRST * 2.0 ** min(self._rechecks - 1, 16))

@@ -29,6 +29,7 @@ LEAST_PER_RUN = 4  # clusters
 RUNS = 40  # within which all have their turn; there is one per minute
 MOMENT = 3.0  # s between the two lists
 CONFIRM_TIMEOUT = 5.0  # s for one request
+CONFIRM_AT_ONCE = 500  # objects; the others have their turn in the next comparison
 NAMED = 5  # differences in the log
 
 
@@ -85,7 +86,7 @@ def check(registry, cluster_id, cancellation=None):
         _logger.info("cluster %s could not be compared: %s", cluster_id, exc)
         in_transaction(registry, leases.note_turn, cluster_id)
         return 0
-    healed = [d for d in found.values() if _heal(registry, visit, d)]
+    healed = _heal(registry, visit, found.values()) if found else []
     in_transaction(registry, leases.note_agreement, cluster_id, len(healed))
     if healed:
         _tell(registry, cluster_id, healed)
@@ -189,16 +190,26 @@ def _records(env, kind, cluster_id, uids):
 # === HEALING === #
 
 
-def _heal(registry, visit, difference):
-    """Write what the cluster has; return whether anything was wrong."""
-    if difference.missing is None:
-        return in_transaction(registry, _heal_record, visit.cluster_id, difference)
+def _heal(registry, visit, differences):
+    """Write what the cluster has, while there is time; return what was wrong."""
+    healed = []
+    for difference in differences:
+        if visit.cancellation.cancelled:
+            break
+        if difference.report and in_transaction(
+            registry, _heal_record, visit.cluster_id, difference
+        ):
+            healed.append(difference)
+    missing = [d.missing for d in differences if d.missing][:CONFIRM_AT_ONCE]
     gone = confirm.confirm(
-        visit.connection, [difference.missing], timeout=CONFIRM_TIMEOUT
-    )
+        visit.connection,
+        missing,
+        timeout=CONFIRM_TIMEOUT,
+        cancellation=visit.cancellation,
+    ).gone
     if gone:
         in_transaction(registry, sink.gone, visit.cluster_id, gone)
-    return bool(gone)
+    return healed + [d for d in differences if d.missing in gone]
 
 
 def _heal_record(env, cluster_id, difference):
@@ -215,6 +226,7 @@ def _heal_record(env, cluster_id, difference):
         [difference.report],
         listed_version=difference.listed.version,
         listed_at=difference.listed.asked_at,
+        tells_reachable=False,
     )
     return bool(ingested.written) and not _is_to_come(env, cluster_id, difference)
 

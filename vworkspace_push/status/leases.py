@@ -244,8 +244,7 @@ def _prepare(env):
 def _renew(env, holder):
     """Renew what the worker holds; give up what is not to be watched any more.
 
-    It waits for a batch of its own that is being written: to pass over that lease, as
-    others do, would look as if it were lost.
+    A batch that is being written does not hold it up: see `still_held`.
     """
     env.cr.execute(
         SQL(
@@ -346,6 +345,10 @@ def is_held(env, cluster_id, holder, epoch):
 def still_held(env, holder, epochs):
     """Return which clusters `holder` still holds, until this transaction's end.
 
+    The lock keeps others from taking them over, which locks for an update of the key,
+    and lets the holder itself renew them: a batch that waits for somebody's lock must
+    not cost all leases.
+
     A holder that is frozen in the midst of the transaction does not keep the leases
     locked: PostgreSQL ends its session.
 
@@ -361,7 +364,7 @@ def still_held(env, holder, epochs):
                 USING (cluster_id, epoch)
                 WHERE lease.holder = %s
              ORDER BY lease.id
-                  FOR SHARE OF lease""",
+                  FOR KEY SHARE OF lease""",
             FROZEN_AFTER,
             list(epochs),
             list(epochs.values()),
@@ -369,6 +372,32 @@ def still_held(env, holder, epochs):
         )
     )
     return {cluster_id for cluster_id, _timeout in env.cr.fetchall()}
+
+
+def is_free(env, cluster_id):
+    """Whether no live worker holds the cluster; if so, until this transaction's end."""
+    env.cr.execute(
+        SQL(
+            """INSERT INTO vworkspace_watch_lease (cluster_id, epoch)
+               SELECT id, 0 FROM vworkspace_cluster
+                WHERE id = %s AND NOT EXISTS (
+                      SELECT FROM vworkspace_watch_lease WHERE cluster_id = %s)
+                  FOR KEY SHARE
+          ON CONFLICT (cluster_id) DO NOTHING""",
+            cluster_id,
+            cluster_id,
+        )
+    )
+    env.cr.execute(
+        SQL(
+            """SELECT FROM vworkspace_watch_lease
+                WHERE cluster_id = %s AND (expires_at IS NULL OR expires_at <= %s)
+                  FOR KEY SHARE""",
+            cluster_id,
+            NOW,
+        )
+    )
+    return bool(env.cr.rowcount)
 
 
 def note_streams(env, holder, notes):
@@ -410,7 +439,7 @@ def note_streams(env, holder, notes):
 
 
 def note_contact(env, cluster_id, reached, message):
-    """Keep what the status cron saw of a cluster that no worker holds."""
+    """Keep what the status cron saw of a cluster, unless a worker holds it by now."""
     env.cr.execute(
         SQL(
             """SELECT COALESCE(message, ''), last_contact >= polled_at
@@ -431,7 +460,8 @@ def note_contact(env, cluster_id, reached, message):
                        SET message = EXCLUDED.message,
                            polled_at = EXCLUDED.polled_at,
                            last_contact = COALESCE(EXCLUDED.last_contact,
-                                                   lease.last_contact)""",
+                                                   lease.last_contact)
+                     WHERE lease.expires_at IS NULL OR lease.expires_at <= %(now)s""",
             cluster=cluster_id,
             message=message[:1000] or None,
             now=NOW,

@@ -193,13 +193,16 @@ def _poll(registry, visit):
             _store(registry, visit, listed)
             reached = reached or listed.resource in resources.WATCHED
     except Unauthorized as exc:
-        in_transaction(registry, leases.note_refusal, visit.cluster_id, visit.version)
+        if visit.is_refused_again():
+            in_transaction(
+                registry, leases.note_refusal, visit.cluster_id, visit.version
+            )
         return True, str(exc)
     except Unreachable as exc:
         visit.problems.insert(0, _not_answered(registry, visit, exc))
     reached = reached or not visit.problems
     if reached:
-        in_transaction(registry, sink.reachable, visit.cluster_id)
+        in_transaction(registry, _tell, visit.cluster_id, "")
     return reached, next(iter(visit.problems), "")
 
 
@@ -211,8 +214,21 @@ def _not_answered(registry, visit, error):
             f"{CLUSTER_SECONDS:.0f} s."
         )
     if not visit.is_server_there():
-        in_transaction(registry, sink.unreachable, visit.cluster_id, str(error))
+        in_transaction(registry, _tell, visit.cluster_id, str(error))
     return str(error)
+
+
+def _tell(env, cluster_id, message):
+    """Tell the records that their cluster answers, or why it does not.
+
+    Unless a worker has it by now: that one has told it, and does not tell it again.
+    """
+    if not leases.is_free(env, cluster_id):
+        return
+    if message:
+        sink.unreachable(env, cluster_id, message)
+    else:
+        sink.reachable(env, cluster_id)
 
 
 def _store(registry, visit, listed):
@@ -220,8 +236,11 @@ def _store(registry, visit, listed):
     if not missing:
         return
     gone = confirm.confirm(
-        visit.connection, missing[:CONFIRM_AT_ONCE], timeout=CONFIRM_TIMEOUT
-    )
+        visit.connection,
+        missing[:CONFIRM_AT_ONCE],
+        timeout=CONFIRM_TIMEOUT,
+        cancellation=visit.cancellation,
+    ).gone
     if gone:
         in_transaction(registry, sink.gone, visit.cluster_id, gone)
         metrics.CONFIRMED.labels(registry.db_name).inc(len(gone))
@@ -237,6 +256,7 @@ def _store_list(env, cluster_id, listed):
         reports,
         listed_version=listed.version,
         listed_at=listed.asked_at,
+        tells_reachable=leases.is_free(env, cluster_id),
     )
     return sink.missing(
         env,

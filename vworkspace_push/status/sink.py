@@ -153,7 +153,19 @@ class _Listing:
         )
 
 
-def ingest(env, cluster_id, reports, *, listed_version=None, listed_at=None):
+class SchemaError(psycopg2.ProgrammingError):
+    """The tables are not those that this code knows: the addon is being updated."""
+
+
+def ingest(
+    env,
+    cluster_id,
+    reports,
+    *,
+    listed_version=None,
+    listed_at=None,
+    tells_reachable=True,
+):
     """Write what a cluster reports.
 
     :param int cluster_id: id of the cluster's record
@@ -163,9 +175,12 @@ def ingest(env, cluster_id, reports, *, listed_version=None, listed_at=None):
         before a backup was restored: what was listed counts
     :param datetime listed_at: when the list was asked for (naive UTC). What was read
         or applied later is newer than the list, whatever its version
+    :param tells_reachable: whether a list says that the cluster answers; not where a
+        worker holds it, whose word that is
     :rtype: Ingested
+    :raise SchemaError: nothing can be stored for now, whatever the reports say
     """
-    if listed_version:
+    if listed_version and tells_reachable:
         reachable(env, cluster_id)
     listing = _Listing.of(env, listed_version, listed_at)
     result = Ingested()
@@ -189,7 +204,9 @@ def _ingest_kind(env, cluster_id, kind, by_uid, listing):
             return result
     except (psycopg2.OperationalError, psycopg2.InterfaceError, ConcurrencyError):
         raise  # nothing is wrong with the reports: the transaction is tried again
-    except Exception as exc:  # noqa: BLE001 whatever a report may bring about
+    except Exception as exc:  # whatever a report may bring about
+        if _is_of_schema(exc):
+            raise SchemaError(str(exc)) from exc
         env.transaction.clear()  # what was not flushed yet is part of the failure
         if len(by_uid) == 1:
             _tell_once(env, cluster_id, kind, *by_uid, exc)
@@ -201,6 +218,17 @@ def _ingest_kind(env, cluster_id, kind, by_uid, listing):
         some = {uid: by_uid[uid] for uid in part}
         result.add(_ingest_kind(env, cluster_id, kind, some, listing))
     return result
+
+
+def _is_of_schema(exc):
+    """Whether the statement failed for what the database is, not for what it was sent.
+
+    What psycopg2 itself refuses to send has no code.
+    """
+    if isinstance(exc, (psycopg2.errors.NotNullViolation, psycopg2.InternalError)):
+        return True
+    code = getattr(exc, "pgcode", None) or ""
+    return code.startswith("42")  # no such table or column, no right to it
 
 
 def _tell_once(env, cluster_id, kind, uid, exc):
@@ -321,7 +349,8 @@ def _lock_records(model, cluster_id, by_uid, listing):
             versions=[r.observed.resource_version for r in by_uid.values()],
             table=SQL.identifier(model._table),
             cluster=cluster_id,
-        )
+        ),
+        log_exceptions=False,
     )
     return model.env.cr.dictfetchall()
 

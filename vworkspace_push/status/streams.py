@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from odoo.exceptions import UserError
 
@@ -23,12 +23,14 @@ from .. import const
 from ..kube import resources, reviews
 from ..kube.access import Right
 from ..kube.apply import list_all
+from ..kube.connection import Cancellation
 from ..kube.errors import (
     AddressRefused,
     Expired,
     Forbidden,
     KubeError,
     NotFound,
+    ServerFailed,
     TlsFailed,
     Unauthorized,
     Unreachable,
@@ -45,6 +47,7 @@ LISTS_AT_ONCE = 2  # of one cluster
 PLAN_EVERY = (3000.0, 3900.0)  # s between two looks at what the credential may read
 PLAN_AGAIN = (20.0, 40.0)  # s until then, when the server did not say
 EXPIRY_TOLD = 60.0  # s for which it is not told again that positions are too old
+RELIST_EVERY = 300.0  # s between two complete lists for what could not be written
 UNREACHABLE_AFTER = 25.0  # s without an answer, and with a failed retry
 POLL_EVERY = (30.0, 60.0)  # s between two lists of a polled namespace
 STACK_SIZE = 512 * 1024  # bytes of a stream's thread; a hundredth of it is used
@@ -87,6 +90,9 @@ class ClusterWatch:
         self.noted_streams = None  # what is on the streams' rows
         self.refusal_noted = False
         self.told_reachable = None  # what the records were last told
+        self.keeps = False  # the writer could not write its batch the last time
+        self.is_deferred = False  # what it has to tell was locked the last time
+        self.born = time.monotonic()
         self._inbox = inbox
         self._stored = stored
         self._streams: dict[Scope, Stream] = {}
@@ -95,6 +101,8 @@ class ClusterWatch:
         self._ending: list[threading.Thread] = []  # told to stop, perhaps still there
         self._slots = threading.Semaphore(LISTS_AT_ONCE)
         self._rewound = threading.Event()
+        self._incomplete = threading.Event()
+        self._relist_at = -math.inf  # monotonic s, when all may be listed again
         self.news = threading.Event()  # set where `tend` may find something to do
         self.news.set()
         self._expiry = threading.Lock()
@@ -112,12 +120,24 @@ class ClusterWatch:
 
     # === WHAT RUNS === #
 
+    def is_same(self, target):
+        """Whether `target` is the same server, known by the same name."""
+        return (self.target.identity, self.target.label) == (
+            target.identity,
+            target.label,
+        )
+
     def follow(self, target):
-        """Watch `target` from now on: anew where its connection changed."""
-        if self.target.version != target.version:
+        """Watch `target` from now on: anew where its connection changed.
+
+        It is the same server; another one gets another `ClusterWatch`.
+        """
+        # The connection is another one also where it was closed without a new version.
+        if (
+            self.target.version != target.version
+            or self.target.connection is not target.connection
+        ):
             self.stop()
-            if self.target.identity != target.identity:
-                self._stored = {}
             self._ask_soon()
             self.refusal_noted = False
         self.target = target
@@ -146,8 +166,12 @@ class ClusterWatch:
         if self._rewound.is_set():
             self._rewound.clear()
             _logger.info("cluster %s: versions moved backwards, listing all", self)
-            for stream in self._streams.values():
-                stream.reflector.list_again()
+            self._list_all()
+        if self._wants_relist:
+            self._incomplete.clear()
+            self._relist_at = time.monotonic() + RELIST_EVERY
+            _logger.info("cluster %s: news could not be written, listing all", self)
+            self._list_all()
         basis = (self.target, self._wide)
         if self._basis != basis or self._is_crowded:
             self._arrange(*self._wanted())
@@ -160,11 +184,28 @@ class ClusterWatch:
         return not (
             self.news.is_set()
             or self._rewound.is_set()
+            or self._wants_relist
             or self._is_crowded
             or self._planner
             or time.monotonic() >= self._plan_at
             or (pulse and (pulse.failures or pulse.has_failed))
         )
+
+    def list_again(self):
+        """Have all listed again, for news that are lost; called on any thread.
+
+        Not more often than every few minutes: what cannot be written today will hardly
+        be in the next second.
+        """
+        self._incomplete.set()
+
+    @property
+    def _wants_relist(self):
+        return self._incomplete.is_set() and time.monotonic() >= self._relist_at
+
+    def _list_all(self):
+        for feeder in self._feeders():
+            feeder.list_again()
 
     def stop(self):
         self._basis = None
@@ -324,7 +365,7 @@ class ClusterWatch:
         a busy server would have to begin it again and again.
         """
         pulse = self._pulse()
-        if pulse is None or pulse.failures or not pulse.has_failed:
+        if pulse is None or pulse.failures or pulse.is_failing or not pulse.has_failed:
             return
         pulse.has_failed = False
         for stream in self._streams.values():
@@ -337,12 +378,20 @@ class ClusterWatch:
         return self.target.label
 
     @property
+    def seen(self):
+        """What is watched, to be compared with what is to be; None: it is cut off."""
+        target = self.target
+        if target.connection and target.connection.closed:
+            return None
+        return target.version, target.label, target.namespaces
+
+    @property
     def version(self):
         return self.target.version
 
     @property
     def refused(self):
-        """Whether the server refused the credential that the streams use."""
+        """Whether the server refused the credential, and once more when asked again."""
         return any(s.refused for s in self._streams.values())
 
     @property
@@ -448,7 +497,7 @@ class Feeder(threading.Thread):
     def __init__(self, watch, *, name, inbox):
         super().__init__(name=name, daemon=True)  # a hung handshake does not keep us
         self.problem = ""
-        self.last_contact = None  # naive UTC
+        self.heard_at = None  # monotonic s
         self.events = 0
         self.relists = 0
         self.born = time.monotonic()
@@ -459,8 +508,15 @@ class Feeder(threading.Thread):
         self._end = threading.Event()
         self._counter = metrics.EVENTS.labels(*self._labels)
 
+    @property
+    def last_contact(self):
+        """When the server was last heard, naive UTC by the host's clock of now."""
+        if self.heard_at is None:
+            return None
+        return _now() - timedelta(seconds=time.monotonic() - self.heard_at)
+
     def _heard(self):
-        self.last_contact = _now()
+        self.heard_at = time.monotonic()
 
     def _count(self, events):
         self.events += events
@@ -479,13 +535,17 @@ class Feeder(threading.Thread):
             uids=frozenset(r.observed.uid for r in reports),
             listing=Listing(version, asked_at),
         )
+        count = len(reports)
+        if not self._inbox.put_list(self._cluster_id, reports, census, ended=self._end):
+            return False  # nor is it counted: the series may be forgotten by now
         self.relists += 1
         metrics.RELISTS.labels(*self._labels).inc()
-        self._count(len(reports))
-        return self._inbox.put_list(self._cluster_id, reports, census, ended=self._end)
+        self._count(count)
+        return True
 
     def _note_error(self, error):
-        metrics.ERRORS.labels(*self._labels, type(error).__name__).inc()
+        if not self._end.is_set():
+            metrics.ERRORS.labels(*self._labels, type(error).__name__).inc()
 
 
 class Stream(Feeder):
@@ -496,9 +556,11 @@ class Stream(Feeder):
         super().__init__(watch, name=name, inbox=inbox)
         self.phase = "waiting"
         self.refused = False
+        self._was_refused = False  # by the attempt before
         self.forbidden = False
         self.lacks_rights = False
         self.failures = 0  # attempts in a row that the server did not answer
+        self.is_failing = False  # the server answers that it failed
         self.has_failed = False  # one did, and the other streams were not resumed since
         self.answered = None  # monotonic s, when it last did
         self._scope = scope
@@ -526,6 +588,9 @@ class Stream(Feeder):
     def stop(self):
         self._end.set()
         self.reflector.interrupt()
+
+    def list_again(self):
+        self.reflector.list_again()
 
     def event_at(self, _scope):
         return self._event_at
@@ -581,9 +646,10 @@ class Stream(Feeder):
 
     def heard(self, scope):
         self._heard()
-        is_news = self.answered is None or self.failures
+        is_news = self.answered is None or self.failures or self.is_failing
         self.answered = time.monotonic()
         self.failures = 0
+        self.is_failing = False
         if is_news:
             self._news.set()
 
@@ -601,7 +667,10 @@ class Stream(Feeder):
         if isinstance(error, Expired):
             self.phase = "listing"  # as soon as it is its turn: nothing is wrong
         self.problem = "" if isinstance(error, Expired) else str(error or "")
-        self.refused = isinstance(error, Unauthorized)
+        # An API server that starts may refuse every credential for a moment.
+        is_refusal = isinstance(error, Unauthorized)
+        self.refused = is_refusal and self._was_refused
+        self._was_refused = is_refusal
         self.forbidden = isinstance(error, Forbidden)
         self.lacks_rights = isinstance(error, (Forbidden, NotFound))
         if error is None:
@@ -613,6 +682,8 @@ class Stream(Feeder):
         else:
             self.answered = time.monotonic()
             self.failures = 0
+        if isinstance(error, ServerFailed):  # as one that starts does for a while
+            self.is_failing = self.has_failed = True
         if isinstance(error, Expired):
             self._tell_expired(error)
 
@@ -625,6 +696,8 @@ class Poller(Feeder):
         self.scopes = scopes
         self.lacks_what_may_lack = False
         self._slots = slots
+        self._cancellation = Cancellation()
+        self._relist = threading.Event()
         self._due: dict[Scope, float] = {}
         self._seen: dict[Scope, dict[str, str]] = {}  # resourceVersion by uid
         self._problems: dict[Scope, str] = {}
@@ -632,19 +705,18 @@ class Poller(Feeder):
 
     def run(self):
         while not self._end.wait(1.0):
-            now = time.monotonic()
-            scopes = self.scopes
-            for known in (self._due, self._seen, self._problems):
-                for scope in known.keys() - scopes:
-                    del known[scope]
-            for scope in scopes:
-                if self._due.setdefault(scope, now) <= now and not self._end.is_set():
-                    self._poll(scope)
-                    self._due[scope] = time.monotonic() + random.uniform(*POLL_EVERY)  # noqa: S311
-            self.problem = next(iter(self._problems.values()), "")
+            try:
+                self._poll_due()
+            except Exception:
+                _logger.exception("%s: unexpected failure", self.name)
+                self._end.wait(POLL_EVERY[0])
 
     def stop(self):
         self._end.set()
+        self._cancellation.cancel()
+
+    def list_again(self):
+        self._relist.set()
 
     def event_at(self, scope):
         return self._event_at.get(scope)
@@ -662,8 +734,38 @@ class Poller(Feeder):
             for scope in self.scopes
         }
 
+    def _poll_due(self):
+        now = time.monotonic()
+        scopes = self.scopes
+        if self._relist.is_set():
+            self._relist.clear()
+            self._due.clear()
+            self._seen.clear()
+        for known in (self._due, self._seen, self._problems):
+            for scope in known.keys() - scopes:
+                del known[scope]
+        for scope in scopes:
+            if self._due.setdefault(scope, now) > now or self._end.is_set():
+                continue
+            pause = self._poll(scope)
+            self._due[scope] = time.monotonic() + random.uniform(*POLL_EVERY)  # noqa: S311
+            if pause:
+                self._hold_off(scopes, pause)
+                break
+        self.problem = next(iter(self._problems.values()), "")
+
+    def _hold_off(self, scopes, pause):
+        """List none of the scopes for `pause` s: the server asked for that."""
+        until = time.monotonic() + pause * (1 + random.random())  # noqa: S311
+        for scope in scopes:
+            self._due[scope] = max(self._due.get(scope, until), until)
+
     def _poll(self, scope):
+        """List one scope; return for how many s the server asks to be left alone."""
         asked_at = _now()
+        self._cancellation = cancellation = Cancellation()
+        if self._end.is_set():
+            return 0.0  # from here on, `stop` meets the new cancellation
         try:
             with self._slots:
                 items, version = list_all(
@@ -671,14 +773,12 @@ class Poller(Feeder):
                     scope.resource,
                     namespace=scope.namespace,
                     timeout=LIST_TIMEOUT,
+                    cancellation=cancellation,
                 )
         except KubeError as exc:
             self._problems[scope] = str(exc)
             self._note_error(exc)
-            return
-        except Exception:
-            _logger.exception("%s: unexpected failure", self.name)
-            return
+            return exc.retry_after or 0.0
         self._problems.pop(scope, None)
         self._heard()
         seen = {
@@ -688,11 +788,12 @@ class Poller(Feeder):
             for item in items
         }
         if seen == self._seen.get(scope):
-            return
+            return 0.0
         if scope in self._seen:
             self._event_at[scope] = _now()
         if self._put_list(scope, items, version, asked_at=asked_at):
             self._seen[scope] = seen
+        return 0.0
 
 
 class Planner(threading.Thread):

@@ -24,6 +24,7 @@ from ..kube.errors import (
 
 LIST_TIMEOUT = 20.0  # s for one page of a list
 PROBE_TIMEOUT = 3.0  # s
+REFUSED_AGAIN = 3.0  # s until a credential that was refused is tried once more
 RECHECK = 600.0  # s until what the credential may not list is tried again
 
 # (database, cluster, kind): connection version, and until when (monotonic) not to list
@@ -91,13 +92,23 @@ class Visit:
 
     def is_server_there(self):
         """Whether the server answers anything at all, be it a refusal."""
+        return not isinstance(self._probe(), Unreachable)
+
+    def is_refused_again(self):
+        """Whether the server still refuses the credential, a moment later.
+
+        One that starts may refuse all for a moment.
+        """
+        time.sleep(REFUSED_AGAIN)
+        return isinstance(self._probe(), Unauthorized)
+
+    def _probe(self):
+        """Ask what anybody may know; return the error, if any."""
         try:
             self.connection.request("GET", "/version", timeout=PROBE_TIMEOUT)
-        except Unreachable:
-            return False
-        except KubeError:
-            return True
-        return True
+        except KubeError as exc:
+            return exc
+        return None
 
     def _lists_of(self, resource):
         if len(self.namespaces) > 1 and not self._is_refused(resource):

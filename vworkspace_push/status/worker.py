@@ -15,7 +15,7 @@ A failure of one cluster stays with that cluster; a failure of PostgreSQL is wai
 import logging
 import math
 import os
-import select
+import selectors
 import socket
 import threading
 import time
@@ -23,6 +23,8 @@ import uuid
 from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 
 import psycopg2
 from psycopg2 import sql
@@ -34,7 +36,7 @@ from odoo.modules.registry import Registry
 
 from .. import const
 from ..identity import database_uuid
-from ..transactions import in_transaction
+from ..transactions import Locked, in_impatient_transaction, in_transaction
 from . import confirm, leases, memory, metrics, positions, sink
 from .inbox import Inbox, is_signed
 from .streams import ClusterWatch, Target, small_stacks
@@ -44,7 +46,18 @@ _logger = logging.getLogger(__name__)
 
 BATCH = 500  # reports of one transaction
 CONFIRM_AGAIN = (0.0, 5.0, 30.0, 120.0)  # s before each attempt to confirm an end
+CONFIRM_LATER = 10.0  # s until it is asked again what a server did not answer
 CONFIRM_TIMEOUT = 10.0  # s for one object
+CONFIRM_SECONDS = 5.0  # s in a row for one cluster; then the next one has its turn
+CONFIRM_AT_ONCE = 100  # objects of one cluster, likewise
+CONNECT_TIMEOUT = 5  # s
+# s without an answer until a connection counts as lost that only listens: 25 in all
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 MARK_EVERY = 10.0  # s between two looks for clusters that went silent
 NOTE_EVERY = 5.0  # s between two looks at what the streams do
 POSITIONS_EVERY = 30.0  # s; a cluster without news stores its bookmarks
@@ -57,7 +70,7 @@ TICK = 1.0  # s, how often the supervisor looks around without being notified
 # What another attempt mends: the database is away, or the addon is being updated
 TRANSIENT = (
     *(psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.ProgrammingError),
-    *(psycopg2.InternalError, PoolError, ConcurrencyError),
+    *(psycopg2.InternalError, PoolError, ConcurrencyError, Locked),
 )
 
 
@@ -85,20 +98,13 @@ class DatabaseWorker:
         self._rates = {}  # events at the last snapshot but one, by cluster
         self._ready = False
         self._round_at = time.monotonic()
-        self._writer = threading.Thread(
-            target=self._write_for_ever, name=f"vw-writer-{dbname}", daemon=True
-        )
-        self._confirmer = threading.Thread(
-            target=self._confirm_for_ever, name=f"vw-confirmer-{dbname}", daemon=True
-        )
+        self._writer = self._confirmer = None
 
     def run(self):
         """Supervise until stopped, then give the leases back."""
         threading.current_thread().dbname = self.dbname
         _logger.info("watch worker starting as %s", self.holder)
-        with small_stacks():
-            self._writer.start()
-            self._confirmer.start()
+        self._keep_threads()
         told = None
         while not self._stop.is_set():
             try:
@@ -121,7 +127,7 @@ class DatabaseWorker:
     def is_alive(self):
         """Whether its threads do their rounds."""
         age = time.monotonic() - self._round_at
-        return age < STALLED_AFTER and self._writer.is_alive()
+        return age < STALLED_AFTER and bool(self._writer and self._writer.is_alive())
 
     def is_ready(self):
         """Whether it has claimed its share, and hears of changes."""
@@ -164,6 +170,7 @@ class DatabaseWorker:
             changed = set()
             while not self._stop.is_set():
                 self._round_at = now = time.monotonic()
+                self._keep_threads()
                 if now >= renew_at:
                     registry = registry.check_signaling()
                     self._reconcile(registry, changed)
@@ -178,6 +185,33 @@ class DatabaseWorker:
                     mark_at = now + MARK_EVERY
                 if changed := _notified(listener, TICK):
                     renew_at = note_at = 0.0
+
+    def _keep_threads(self):
+        """Start the threads beside this one, again should one have ended.
+
+        A lease is only worth something while its news are written.
+        """
+        if self._writer is None or not self._writer.is_alive():
+            if self._writer:
+                _logger.error("the writer ended by itself, starting another one")
+                self._list_again(self._watches)
+            self._writer = self._start("writer", self._write_for_ever)
+        if self._confirmer is None or not self._confirmer.is_alive():
+            self._confirmer = self._start("confirmer", self._confirm_for_ever)
+
+    def _start(self, name, function):
+        thread = threading.Thread(
+            target=function, name=f"vw-{name}-{self.dbname}", daemon=True
+        )
+        with small_stacks():
+            thread.start()
+        return thread
+
+    def _list_again(self, cluster_ids):
+        """Have clusters listed again of which something was lost."""
+        for cluster_id in list(cluster_ids):
+            if watch := self._watches.get(cluster_id):
+                watch.list_again()
 
     def _say_ready(self):
         if not self._ready:
@@ -204,6 +238,9 @@ class DatabaseWorker:
         news = in_transaction(registry, _read_changes, held, self._seen())
         for cluster_id, target, stored in news:
             watch = self._watches.get(cluster_id)
+            if watch and not watch.is_same(target):
+                self._drop(cluster_id)  # nothing of it holds for another server
+                watch = None
             if watch is None:
                 epoch = held[cluster_id]
                 self._watches[cluster_id] = ClusterWatch(
@@ -216,7 +253,7 @@ class DatabaseWorker:
         metrics.LEASES.labels(self.dbname).set(len(held))
 
     def _seen(self):
-        return {c: (w.version, w.target.namespaces) for c, w in self._watches.items()}
+        return {c: watch.seen for c, watch in self._watches.items()}
 
     def _drop(self, cluster_id):
         watch = self._watches.pop(cluster_id)
@@ -227,11 +264,18 @@ class DatabaseWorker:
         metrics.forget(self.dbname, watch.target.label)
 
     def _tend(self, registry):
-        for watch in list(self._watches.values()):
+        # One at most is waited for whose records are locked: leases end meanwhile.
+        for watch in sorted(self._watches.values(), key=attrgetter("is_deferred")):
             if not watch.tend():
                 continue
             try:
                 self._take_news(registry, watch)
+                watch.is_deferred = False
+            except Locked as exc:
+                _logger.info("cluster %s is told later: %s", watch, _text(exc))
+                watch.is_deferred = True
+                watch.news.set()
+                break
             except BaseException:
                 watch.news.set()  # for the next round
                 raise
@@ -240,7 +284,7 @@ class DatabaseWorker:
         watch.look_again()
         self._tell_reachability(registry, watch)
         if watch.refused and not watch.refusal_noted:
-            in_transaction(
+            in_impatient_transaction(
                 registry, leases.note_refusal, watch.cluster_id, watch.version
             )
             watch.refusal_noted = True
@@ -250,7 +294,7 @@ class DatabaseWorker:
         answers, message = watch.reachability()
         if answers is None or answers == watch.told_reachable:
             return
-        told = in_transaction(
+        told = in_impatient_transaction(
             registry, _tell, watch.cluster_id, self.holder, watch.epoch, message
         )
         if not told:
@@ -317,7 +361,13 @@ class DatabaseWorker:
             wait = 0.0 if stopping else min(TICK, self._updates.until_due())
             taken = self._inbox.take(wait)
             for cluster_id, batch in taken.items():
-                self._write(cluster_id, batch)
+                try:
+                    self._write(cluster_id, batch)
+                except Exception:
+                    _logger.exception("a batch of cluster %s was lost", cluster_id)
+                    self._list_again([cluster_id])
+                finally:
+                    self._inbox.finish(cluster_id)
                 has_listed = has_listed or bool(batch.censuses)
             if self._updates.until_due() <= (math.inf if stopping else 0.0):
                 self._tell_updates(all_of_it=stopping)
@@ -333,26 +383,34 @@ class DatabaseWorker:
     def _write(self, cluster_id, batch):
         """Write what one cluster has waiting, in parts; keep what cannot be written."""
         watch = self._watches.get(cluster_id)
-        parts = batch.parts(BATCH) if watch else ()
-        for part in parts:
+        if watch is None:
+            return  # it is another worker's
+        if batch.since < watch.born:
+            watch.list_again()  # what came may be another server's
+            return
+        for part in batch.parts(BATCH):
             try:
                 with metrics.BATCH_SECONDS.labels(self.dbname).time():
                     written = self._write_part(watch, part, is_last=part is batch)
             except TRANSIENT as exc:
-                _logger.info("keeping a batch of cluster %s: %s", watch, _text(exc))
-                if part is not batch:
-                    self._inbox.give_back(cluster_id, part)
-                self._inbox.give_back(cluster_id, batch)
-                self._stop.wait(RECOVERY_DELAY)
+                if not watch.keeps:
+                    _logger.info("keeping a batch of cluster %s: %s", watch, _text(exc))
+                watch.keeps = True
+                if self._watches.get(cluster_id) is watch:
+                    if part is not batch:
+                        self._inbox.give_back(cluster_id, part)
+                    self._inbox.give_back(cluster_id, batch)
+                if not isinstance(exc, Locked):  # that was waited for already
+                    self._stop.wait(RECOVERY_DELAY)
                 break
             except Exception:
-                # A defect of ours. The lists that the status cron makes will heal what
-                # is missed here; a batch that always fails must not stop the others.
+                # A defect of ours: a batch that always fails must not stop the others.
                 _logger.exception("a batch of cluster %s could not be written", watch)
+                watch.list_again()
                 continue
+            watch.keeps = False
             if not written:
                 break  # it is another worker's
-        self._inbox.finish(cluster_id)
 
     def _write_part(self, watch, part, *, is_last):
         """Write a part of a batch; return whether the cluster was still ours."""
@@ -362,7 +420,7 @@ class DatabaseWorker:
             or self._confirmations.expects(cluster_id)
             or self._inbox.expects_claims(cluster_id, ours=self._database_uuid)
         )
-        written = in_transaction(
+        written = in_impatient_transaction(
             Registry(self.dbname),
             _store_part,
             _Part(cluster_id, self.holder, watch.epoch, watch.target.identity, part),
@@ -373,13 +431,15 @@ class DatabaseWorker:
         if written is None:
             return False
         self._updates.settled(*written.updates)
+        metrics.WRITTEN.labels(self.dbname).inc(written.count)
+        if self._watches.get(cluster_id) is not watch:
+            return False  # it was given up meanwhile, and what waits was forgotten
         unclaimed = [part.entries[u] for u in written.unclaimed if u in part.entries]
         self._inbox.claimed(cluster_id, part.entries.keys() - written.unclaimed)
         self._inbox.keep_unclaimed(cluster_id, unclaimed, ours=self._database_uuid)
         self._confirmations.add(cluster_id, written.missing)
         if not written.has_positions:
             self._inbox.keep_positions(cluster_id, part.positions)
-        metrics.WRITTEN.labels(self.dbname).inc(written.count)
         return True
 
     def _tell_updates(self, *, all_of_it):
@@ -415,14 +475,18 @@ class DatabaseWorker:
         epochs = {c: w.epoch for c, w in watches.items()}
         versions = {c: (w.target.identity, taken[c]) for c, w in watches.items()}
         try:
-            in_transaction(
+            in_impatient_transaction(
                 *(Registry(self.dbname), _store_positions),
                 *(self.holder, epochs, versions),
             )
-        except psycopg2.Error as exc:
-            _logger.info("positions are stored later: %s", _text(exc))
-            for cluster_id, versions in taken.items():
-                self._inbox.keep_positions(cluster_id, versions)
+        except Exception as exc:
+            if isinstance(exc, TRANSIENT):
+                _logger.info("positions are stored later: %s", _text(exc))
+            else:
+                _logger.exception("positions could not be stored")
+            for cluster_id, watch in watches.items():
+                if self._watches.get(cluster_id) is watch:
+                    self._inbox.keep_positions(cluster_id, taken[cluster_id])
 
     # === CONFIRMER === #
 
@@ -432,28 +496,37 @@ class DatabaseWorker:
             for cluster_id, missing in self._confirmations.take(TICK).items():
                 try:
                     self._confirm(cluster_id, missing)
-                except psycopg2.Error as exc:
+                except TRANSIENT as exc:
                     _logger.info("ends are confirmed again: %s", _text(exc))
                     self._confirmations.put_back(cluster_id, missing)
-                    self._stop.wait(RECOVERY_DELAY)
                 except Exception:
                     _logger.exception("ends could not be confirmed")
-                    self._confirmations.put_back(cluster_id, missing)
+                    self._confirmations.settle(cluster_id, missing, ())
 
     def _confirm(self, cluster_id, missing):
         """Ask for each object that seems to be gone, and end the records of some."""
         watch = self._watches.get(cluster_id)
-        connection = watch and watch.target.connection
-        if connection is None:
+        if watch is None:
+            self._confirmations.forget(cluster_id)
             return
-        gone = confirm.confirm(connection, missing, timeout=CONFIRM_TIMEOUT)
-        if gone:
-            in_transaction(
+        connection = watch.target.connection
+        if connection is None or watch.told_reachable is False:
+            self._confirmations.put_back(cluster_id)
+            return
+        answer = confirm.confirm(
+            connection, missing, timeout=CONFIRM_TIMEOUT, seconds=CONFIRM_SECONDS
+        )
+        if answer.gone:
+            in_impatient_transaction(
                 Registry(self.dbname),
-                *(_store_gone, cluster_id, gone, self.holder, watch.epoch),
+                *(_store_gone, cluster_id, answer.gone, self.holder, watch.epoch),
             )
-            metrics.CONFIRMED.labels(self.dbname).inc(len(gone))
-        self._confirmations.settle(cluster_id, missing, gone)
+            metrics.CONFIRMED.labels(self.dbname).inc(len(answer.gone))
+        asked = set(missing).difference(answer.left)
+        self._confirmations.settle(cluster_id, asked, answer.gone)
+        if answer.problem:
+            pause = max(CONFIRM_LATER, answer.problem.retry_after or 0.0)
+            self._confirmations.put_back(cluster_id, answer.left, pause)
 
 
 class Confirmations:
@@ -475,7 +548,7 @@ class Confirmations:
             self._changed.notify()
 
     def take(self, timeout):
-        """Return what is due, by cluster; wait for `timeout` s if there is nothing."""
+        """Return some of what is due, by cluster; wait for up to `timeout` s for it."""
         with self._changed:
             if not self._is_due():
                 self._changed.wait(timeout)
@@ -495,9 +568,16 @@ class Confirmations:
             if not waiting:
                 self._waiting.pop(cluster_id, None)
 
-    def put_back(self, cluster_id, asked):
-        """Have it asked again later, because it could not be written."""
-        self.settle(cluster_id, asked, ())
+    def put_back(self, cluster_id, unasked=None, pause=CONFIRM_LATER):
+        """Have it asked again in `pause` s: no answer came, or it was not written.
+
+        :param unasked: what was not answered; None: all that waits of the cluster
+        """
+        with self._changed:
+            waiting = self._waiting.get(cluster_id, {})
+            for one in list(waiting) if unasked is None else unasked:
+                if one in waiting:
+                    waiting[one] = (waiting[one][0], self._clock() + pause)
 
     def expects(self, cluster_id):
         """Whether an end of the cluster is still open: its positions must wait."""
@@ -514,12 +594,12 @@ class Confirmations:
 
     def _is_due(self):
         now = self._clock()
-        due = defaultdict(list)
+        due = {}
         for cluster_id, waiting in self._waiting.items():
-            for one, (_attempts, at) in waiting.items():
-                if at <= now:
-                    due[cluster_id].append(one)
-        return dict(due)
+            some = (one for one, (_attempts, at) in waiting.items() if at <= now)
+            if batch := list(islice(some, CONFIRM_AT_ONCE)):
+                due[cluster_id] = batch
+        return due
 
 
 # === TRANSACTIONS === #
@@ -640,10 +720,11 @@ def _tell(env, cluster_id, holder, epoch, message):
 def _read_changes(env, held, seen):
     """Return what is to be watched otherwise than it is: id, target, stored rows.
 
-    :param dict seen: connection version and namespaces that are watched, by cluster
+    :param dict seen: by cluster, the connection's version, the identifier and the
+        namespaces that are watched
     """
     env.cr.execute(
-        """SELECT cluster.id, cluster.connection_version,
+        """SELECT cluster.id, cluster.connection_version, cluster.cluster_id,
                   array_remove(array_agg(namespace.name), NULL)
              FROM vworkspace_cluster cluster
         LEFT JOIN vworkspace_cluster_namespace namespace
@@ -653,8 +734,8 @@ def _read_changes(env, held, seen):
     )
     changed = [
         cluster_id
-        for cluster_id, version, names in env.cr.fetchall()
-        if seen.get(cluster_id) != (version, frozenset(names))
+        for cluster_id, version, label, names in env.cr.fetchall()
+        if seen.get(cluster_id) != (version, label, frozenset(names))
     ]
     result = []
     for cluster in env["vworkspace.cluster"].browse(changed):
@@ -670,7 +751,10 @@ def _read_changes(env, held, seen):
 def _connect(dbname):
     """Connect past Odoo, which would log what is waited for here."""
     _name, info = sql_db.connection_info_for(dbname)
-    connection = psycopg2.connect(**{**info, "application_name": "vworkspace_watch"})
+    options = {"application_name": "vworkspace_watch", **KEEPALIVES}
+    connection = psycopg2.connect(
+        **{"connect_timeout": CONNECT_TIMEOUT, **info, **options}
+    )
     connection.autocommit = True
     return connection
 
@@ -713,8 +797,10 @@ class _listening:
 
 def _notified(connection, timeout):
     """Wait for notifications; return the ids of the clusters. Raises when cut off."""
-    if not select.select([connection], [], [], timeout)[0]:
-        return set()
+    with selectors.DefaultSelector() as selector:  # of any number, unlike select()
+        selector.register(connection, selectors.EVENT_READ)
+        if not selector.select(timeout):
+            return set()
     connection.poll()
     payloads = {notice.payload for notice in connection.notifies}
     connection.notifies.clear()
