@@ -6,6 +6,7 @@ from tests.deliveries import (
     act,
     apply_as,
     as_other_database,
+    become_due,
     change,
     count_objects,
 )
@@ -114,7 +115,7 @@ def test_a_delivery_is_one_request(
 # === AFTER A CRASH === #
 
 
-@pytest.mark.expect_log("Delivery after commit failed")
+@pytest.mark.expect_log("cannot be stored")
 def test_a_crash_before_the_outcome_was_stored_joins_the_object_that_we_made(
     database, make_instance, deploy, control_plane, namespace, monkeypatch
 ):
@@ -135,6 +136,7 @@ def test_a_crash_before_the_outcome_was_stored_joins_the_object_that_we_made(
         "uid": False,
     }
 
+    become_due(database, instance)
     database.run_cron("ir_cron_deliver")
 
     stored = database.read(instance, "delivery_state", "uid", "delivery_message")
@@ -145,7 +147,7 @@ def test_a_crash_before_the_outcome_was_stored_joins_the_object_that_we_made(
     assert get_object(control_plane, namespace)["metadata"]["generation"] == 1
 
 
-@pytest.mark.expect_log("Delivery after commit failed")
+@pytest.mark.expect_log("cannot be stored")
 def test_what_was_changed_after_the_crash_reaches_the_object_that_we_made(
     database, make_instance, deploy, control_plane, namespace, monkeypatch
 ):

@@ -252,6 +252,27 @@ def test_a_throttled_lane_goes_on_without_a_probe(
     assert database.read(instance, "delivery_attempts") == 2
 
 
+# === A CREDENTIAL THAT IS REFUSED === #
+
+
+def test_a_credential_that_is_refused_for_a_moment_only_stays_in_use(
+    database, gated, make_instance, starting_server
+):
+    instances = [make_instance(name=f"wiki-{n}", **gated.place) for n in range(COUNT)]
+    make_pending(database, *instances)
+    before = now()
+
+    database.run_cron("ir_cron_deliver")
+
+    assert database.read(gated.record, "state") == "active"
+    tried = [i for i in instances if database.read(i, "delivery_attempts")]
+    assert 0 < len(tried) <= 4, "the others would be refused as well"
+    for instance in tried:
+        stored = database.read(instance, "delivery_state", "next_attempt_at")
+        assert stored["delivery_state"] == "failed"
+        assert stored["next_attempt_at"] <= before + timedelta(seconds=10)
+
+
 # === HOW MANY AT ONCE === #
 
 
@@ -476,12 +497,30 @@ def gated(database, control_plane, namespace, gate):
 @pytest.fixture
 def throttling_server(database, gated, tmp_path):
     """A server in the gated cluster's place that asks to wait 27 s."""
-    certificate = make_certificate(tmp_path)
+    with in_place_of(database, gated, tmp_path) as server:
+        body = status(429, "TooManyRequests", "The server is busy.")
+        server.otherwise = lambda handler: handler.reply(
+            body, status=429, headers={"Retry-After": "27"}
+        )
+        yield server
+
+
+@pytest.fixture
+def starting_server(database, gated, tmp_path):
+    """A server in the gated cluster's place that has no account yet, but has them all
+    when it is asked for its version."""
+    with in_place_of(database, gated, tmp_path) as server:
+        body = status(401, "Unauthorized", "Unauthorized")
+        server.otherwise = lambda handler: handler.reply(body, status=401)
+        server.on("/version", lambda handler: handler.reply({"major": "1"}))
+        yield server
+
+
+@contextlib.contextmanager
+def in_place_of(database, gated, folder):
+    """Have the gated cluster lead to a server of the test's own."""
+    certificate = make_certificate(folder)
     server = FakeServer(certificate)
-    body = status(429, "TooManyRequests", "The server is busy.")
-    server.otherwise = lambda handler: handler.reply(
-        body, status=429, headers={"Retry-After": "27"}
-    )
     spoil(
         *(database, gated.record),
         token=None,

@@ -238,6 +238,7 @@ def test_a_restarted_worker_goes_on_where_it_was_and_writes_nothing(
 ):
     patch_status(control_plane, namespace, ready_status())
     shows(database, deployed, health="ready")
+    all_watching(database, cluster)  # what has not listed yet would do so later
     worker.send(signal.SIGTERM)
     eventually(lambda: not worker.running, what="the worker to end")
     rows = instance_rows(database)

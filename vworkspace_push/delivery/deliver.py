@@ -35,7 +35,7 @@ from ..identity import database_uuid
 from ..kube.errors import KubeError, Throttled, Unreachable
 from ..sealing import SealingError
 from ..transactions import in_transaction
-from . import lanes, store, waker
+from . import lanes, outcome, store, waker
 from .attempt import Intent, attempt
 
 _logger = logging.getLogger(__name__)
@@ -242,6 +242,9 @@ def _attempt_all(registry, batch, deadline):
                 return
             result, error = attempt(intent, (UserError, SealingError))
             outcomes[intent.record_id] = result
+            if result.credential_refused:
+                opened.set()  # it would refuse the others as well
+                return
             if not isinstance(error, (Throttled, Unreachable)):
                 limit.learn(result.duration)
                 return
@@ -266,11 +269,25 @@ def _attempt_all(registry, batch, deadline):
 
     if len(batch.intents) == 1:
         work(batch.intents[0])
-        return outcomes
-    workers = min(len(batch.intents), limit.now)
-    with ThreadPoolExecutor(workers, "vworkspace-delivery") as pool:
-        list(pool.map(work, batch.intents))  # raises what a worker raised
+    else:
+        workers = min(len(batch.intents), limit.now)
+        with ThreadPoolExecutor(workers, "vworkspace-delivery") as pool:
+            list(pool.map(work, batch.intents))  # raises what a worker raised
+    refused = [i for i, result in outcomes.items() if result.credential_refused]
+    if refused and not _is_refused(batch.connection):
+        for record_id in refused:
+            outcomes[record_id] = outcome.accepted_again(outcomes[record_id])
+        message = outcomes[refused[0]].message
+        in_transaction(
+            *(registry, lanes.slow_down, batch.cluster_id),
+            *(lanes.REFUSED_MOMENT, message),
+        )
     return outcomes
+
+
+def _is_refused(connection):
+    """Tell whether a credential that was refused is so for more than a moment."""
+    return isinstance(connection, Exception) or lanes.refuses_credential(connection)
 
 
 # === LOCKING AND READING === #

@@ -19,6 +19,7 @@ the server works on, half as many when it says stop.
 """
 
 import threading
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -26,11 +27,12 @@ from odoo import fields
 from odoo.tools import SQL
 
 from .. import const
-from ..kube.errors import KubeError, Throttled, describe
+from ..kube.errors import KubeError, Throttled, Unauthorized, describe
 from . import outcome, waker
 
 MOST_AT_ONCE = 8  # calls to one API server; each is a thread
 FIRST_AT_ONCE = 4.0
+REFUSED_MOMENT = 3.0  # s until a server that refuses a credential is asked once more
 FEW_WAITING = 3.0  # of our calls, in the server: there may be more under way
 MANY_WAITING = 5.0  # there should be fewer
 PACE_MEMORY = 10  # calls over which the pace of a call alone is averaged
@@ -49,6 +51,19 @@ def probe(connection):
     except KubeError as exc:
         return exc if exc.retryable and not isinstance(exc, Throttled) else None
     return None
+
+
+def refuses_credential(connection):
+    """Tell whether the API server still refuses the credential a moment later.
+
+    One that starts may refuse all of them at first.
+    """
+    time.sleep(REFUSED_MOMENT)
+    try:
+        connection.request("GET", "/version", timeout=const.PROBE_TIMEOUT)
+    except KubeError as exc:
+        return isinstance(exc, Unauthorized)
+    return False
 
 
 def open_lane(env, cluster_id, error):

@@ -20,7 +20,7 @@ unreachable, 429                      failed       tried again, with back-off
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import const
 from ..kube import errors
@@ -77,6 +77,12 @@ def from_error(error: Exception, *, attempts, deleting=False):
         audit_id=getattr(error, "audit_id", ""),
         credential_refused=isinstance(error, errors.Unauthorized),
     )
+
+
+def accepted_again(refused: Outcome) -> Outcome:
+    """Return the outcome where a server refused a credential for a moment only."""
+    wait = jitter(const.RETRY_FIRST)
+    return replace(refused, credential_refused=False, retry_in=wait)
 
 
 def _may_exist(error: Exception) -> bool | None:

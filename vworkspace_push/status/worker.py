@@ -142,7 +142,8 @@ class DatabaseWorker:
             before, then = self._rates.get(cluster_id, (events, now))
             if now - then >= 1.0 or cluster_id not in self._rates:
                 self._rates[cluster_id] = (events, now)
-            rate = (events - before) / (now - then) if now > then else 0.0
+            # Fewer than before: a stream ended, and what it counted went with it.
+            rate = max(0, events - before) / (now - then) if now > then else 0.0
             lag = self._inbox.lag(cluster_id)
             rows.append({**row, "lag": lag, "events_per_second": rate})
         return rows
