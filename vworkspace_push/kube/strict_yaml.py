@@ -27,7 +27,6 @@ _PARSER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
 _COLLECTION_STARTS = {yaml.MappingStartEvent, yaml.SequenceStartEvent}
 _COLLECTION_ENDS = {yaml.MappingEndEvent, yaml.SequenceEndEvent}
-_NODES = {yaml.ScalarEvent, yaml.AliasEvent, *_COLLECTION_STARTS}
 
 _WORDS = {word: None for word in ("", "~", "null", "Null", "NULL")} | {
     form: value
@@ -92,19 +91,25 @@ def _build(text: str) -> Any:
     key: str | None = None  # of a mapping, waiting for its value
     for event in _events(text):
         kind = type(event)  # most events are scalars: this is the quickest way to tell
-        if kind is yaml.ScalarEvent or kind in _COLLECTION_STARTS:
-            if key is None and type(holder) is dict:
+        if kind is yaml.ScalarEvent:
+            if key is not None:
+                holder[key] = _scalar(event)
+                key = None
+            elif type(holder) is dict:
                 key = _key(event, holder)
-                continue
-            value = _value(event)
+            else:
+                holder.append(_scalar(event))
+        elif kind in _COLLECTION_STARTS:
+            if key is None and type(holder) is dict:
+                _refuse(event, "a key must be plain text")
+            outer.append(holder)
+            value: Any = {} if kind is yaml.MappingStartEvent else []
             if key is None:
                 holder.append(value)
             else:
                 holder[key] = value
                 key = None
-            if kind in _COLLECTION_STARTS:
-                outer.append(holder)
-                holder = value
+            holder = value
         elif kind in _COLLECTION_ENDS:
             holder = outer.pop()
         elif kind is yaml.DocumentStartEvent and document:
@@ -120,15 +125,16 @@ def _events(text: str) -> Iterator[Any]:
     try:
         while event := parser.get_event():
             kind = type(event)
-            if kind in _COLLECTION_ENDS:
-                depth -= 1
-            elif kind in _NODES:
-                if kind is not yaml.ScalarEvent or event.anchor or event.tag:
+            if kind is yaml.ScalarEvent:
+                if depth >= MAX_DEPTH or event.anchor or event.tag:
                     _check_node(event, depth, anchors)
-                elif depth >= MAX_DEPTH:
-                    _refuse(event, f"it is nested deeper than {MAX_DEPTH}")
-                if kind in _COLLECTION_STARTS:
-                    depth += 1
+            elif kind in _COLLECTION_ENDS:
+                depth -= 1
+            elif kind in _COLLECTION_STARTS:
+                _check_node(event, depth, anchors)
+                depth += 1
+            elif kind is yaml.AliasEvent:
+                _check_node(event, depth, anchors)
             yield event
     finally:
         parser.dispose()
@@ -148,19 +154,13 @@ def _check_node(event: Any, depth: int, anchors: set[str]) -> None:
 
 
 def _key(event: Any, mapping: dict[str, Any]) -> str:
-    if not isinstance(event, yaml.ScalarEvent):
-        _refuse(event, "a key must be plain text")
     key = str(event.value)
     if key in mapping:
         _refuse(event, f'the key "{shown(key)}" is there twice')
     return key
 
 
-def _value(event: Any) -> Any:
-    if isinstance(event, yaml.MappingStartEvent):
-        return {}
-    if isinstance(event, yaml.SequenceStartEvent):
-        return []
+def _scalar(event: Any) -> Any:
     text = event.value
     if not event.implicit[0]:  # quoted, or a block of text
         return text
