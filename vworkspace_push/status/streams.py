@@ -421,10 +421,9 @@ class ClusterWatch:
         ]
         if self.target.problem:
             problems.insert(0, self.target.problem)
-        contacts = [f.last_contact for f in feeders if f.last_contact]
         state = "watching" if feeders and not problems else "waiting"
         # Half a minute apart: a note is written when it changes.
-        contact = max(contacts) if contacts else None
+        contact = _last_contact(feeders)
         if contact:
             contact = contact.replace(second=contact.second // 20 * 20, microsecond=0)
         message = problems[0] if problems else ""
@@ -465,14 +464,13 @@ class ClusterWatch:
 
     def snapshot(self):
         streams = list(self._streams.values())
-        contacts = [s.last_contact for s in self._feeders() if s.last_contact]
         return {
             "cluster": self.target.label,
             "name": self.target.name,
             "streams": len(streams) + len(self._poller.scopes if self._poller else ()),
             "watching": sum(s.phase == "watching" for s in streams),
             "events": sum(f.events for f in self._feeders()),
-            "last_contact": max(contacts, default=None),
+            "last_contact": _last_contact(self._feeders()),
             "last_error": self.target.problem
             or next((s.problem for s in streams if s.problem), ""),
         }
@@ -507,13 +505,6 @@ class Feeder(threading.Thread):
         self._inbox = inbox
         self._end = threading.Event()
         self._counter = metrics.EVENTS.labels(*self._labels)
-
-    @property
-    def last_contact(self):
-        """When the server was last heard, naive UTC by the host's clock of now."""
-        if self.heard_at is None:
-            return None
-        return _now() - timedelta(seconds=time.monotonic() - self.heard_at)
 
     def _heard(self):
         self.heard_at = time.monotonic()
@@ -842,6 +833,12 @@ def _wide_of(stored):
 
 def _key(scope):
     return scope.resource.kind, scope.namespace
+
+
+def _last_contact(feeders):
+    """Return when a server was last heard, naive UTC by the host's clock of now."""
+    heard_at = max((f.heard_at for f in feeders if f.heard_at), default=None)
+    return heard_at and _now() - timedelta(seconds=time.monotonic() - heard_at)
 
 
 def _now():
