@@ -163,6 +163,14 @@ def act_without_an_outcome(client, control_plane, records, button, ids, state):
     try:
         in_background(client, button, ids)
         wait_for_states(records, ids, state)
+        eventually(
+            lambda: not records.query(
+                """SELECT id FROM vworkspace_application_instance
+                    WHERE id = ANY(%s) AND uid IS NULL AND may_exist IS NOT TRUE""",
+                ids,
+            ),
+            what="the records to say that their objects may exist",
+        )
         return records.hold(ids)
     finally:
         control_plane.thaw()

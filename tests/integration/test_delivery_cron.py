@@ -233,6 +233,7 @@ def test_a_request_that_has_waited_long_enough_leaves_the_rest_to_the_cron(
     database.call("admin", instance._name, "action_deploy", instance.ids)
 
     assert database.read(instance, "delivery_state") == "pending"
+    assert database.read(instance, "may_exist") is False  # nothing was sent
     assert list_objects(control_plane, namespace) == []
     assert any(at <= now() for at in triggers(database))
 

@@ -31,11 +31,17 @@ class Intent:
     manifest: dict
     manifest_before: str | None  # of the revision before, as JSON
     uid: str | None
+    may_exist: bool  # whether an earlier attempt may have made the object
     attempts: int  # in a row that failed and may succeed by themselves
     applied_fields: str | None = None  # what we owned after the last apply
     takeover: frozenset[str] = frozenset()
     given_up: frozenset[str] = frozenset()
     connection: object = field(repr=False)  # a kube Connection, or why there is none
+
+    @property
+    def makes_object(self):
+        """Whether it is a first delivery, after which there is an object."""
+        return self.kind == "deploy" and not self.uid
 
     @cached_property
     def signed(self):

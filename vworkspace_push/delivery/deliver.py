@@ -136,6 +136,8 @@ def deliver(registry, model, cluster_id, *, deadline=math.inf, ids=None):
                 break
             outcomes = _attempt_all(registry, batch, deadline)
             attempts += len(outcomes)
+            if len(outcomes) < len(batch.intents):
+                in_transaction(registry, store.take_back, batch, outcomes)
             todo = _store(registry, batch, outcomes)
         lock_cr.rollback()
     return attempts
@@ -378,7 +380,11 @@ def _lock_due(cr, table, cluster_id, ids):
 
 
 def _read_batch(env, model, cluster_id, ids):
-    """Return the intents of `ids` as they are now, after their locks were taken."""
+    """Return the intents of `ids` as they are now, after their locks were taken.
+
+    From here on they may reach the cluster, and the records say so: a crash leaves no
+    object behind that nobody knows of.
+    """
     cluster = env["vworkspace.cluster"].browse(cluster_id)
     connection = _connection_or_error(cluster)
     database = database_uuid(env)
@@ -388,6 +394,7 @@ def _read_batch(env, model, cluster_id, ids):
                       revision.kind, revision.manifest, revision.takeover_fields,
                       before.manifest AS manifest_before,
                       revision.given_up_fields, record.uid, record.applied_fields,
+                      record.may_exist,
                       CASE WHEN record.delivery_state = 'denied' THEN 0
                            ELSE record.delivery_attempts END AS attempts
                  FROM vworkspace_revision revision
@@ -403,7 +410,7 @@ def _read_batch(env, model, cluster_id, ids):
         )
     )
     rows = env.cr.dictfetchall()
-    return Batch(
+    batch = Batch(
         model=model,
         cluster_id=cluster_id,
         connection_version=cluster.connection_version,
@@ -421,6 +428,7 @@ def _read_batch(env, model, cluster_id, ids):
                 manifest=json.loads(row["manifest"]),
                 manifest_before=row["manifest_before"],
                 uid=row["uid"] or None,
+                may_exist=bool(row["may_exist"]),
                 attempts=row["attempts"] or 0,
                 applied_fields=row["applied_fields"],
                 takeover=frozenset(row["takeover_fields"] or ()),
@@ -430,6 +438,8 @@ def _read_batch(env, model, cluster_id, ids):
             for row in rows
         ],
     )
+    store.begin(env, batch)
+    return batch
 
 
 def _connection_or_error(cluster):

@@ -23,6 +23,27 @@ _logger = logging.getLogger(__name__)
 TOLD = ("conflict", "denied", "lost")
 
 
+def begin(env, batch):
+    """Note of first deliveries that their objects may exist from now on."""
+    _note_may_exist(env, batch, [i for i in batch.intents if not i.may_exist], True)
+
+
+def take_back(env, batch, results):
+    """Take that back of intents that were not attempted after all."""
+    left = [i for i in batch.intents if i.record_id not in results and not i.may_exist]
+    _note_may_exist(env, batch, left, False)
+
+
+def _note_may_exist(env, batch, intents, may_exist):
+    table = env[batch.model]._table
+    ids = [intent.record_id for intent in intents if intent.makes_object]
+    if ids := lock_rows(env, table, ids):
+        env.cr.execute(
+            f'UPDATE "{table}" SET may_exist = %s WHERE id = ANY(%s) AND uid IS NULL',  # noqa: S608 a model's table
+            [may_exist, ids],
+        )
+
+
 def outcomes(env, batch, results):
     """Store the outcomes and return the ids that are to be delivered once more.
 
@@ -46,8 +67,7 @@ def outcomes(env, batch, results):
             again.append(record_id)  # at once, on the connection that replaced it
         else:
             stored.append(record_id)
-    found = [i for i in again if results[i].object or results[i].may_exist]
-    _update_applied(env, model, found, by_id, results)
+    _update_applied(env, model, again, by_id, results)
     _update_records(env, model, stored, by_id, results, now)
     # What was overtaken was sent all the same.
     _update_revisions(env, [*stored, *overtaken], by_id, results, now)
@@ -76,7 +96,6 @@ def postpone(env, batch, record_id):
     env.cr.execute(
         f"""UPDATE "{env[batch.model]._table}"
                SET next_attempt_at = %s,
-                   may_exist = uid IS NULL,
                    delivery_attempts = COALESCE(delivery_attempts, 0) + 1
              WHERE id = %s AND intent_revision = %s""",  # noqa: S608 a model's table
         [at, record_id, intent.revision],
@@ -111,7 +130,7 @@ def _update_applied(env, model, ids, intents, results):
         result, intent = results[record.id], intents[record.id]
         if not result.object:
             if not record.uid:
-                record._writer().may_exist = True
+                record._writer().may_exist = _may_exist(result, intent)
             continue
         values = {**_identity(result.object), "may_exist": False}
         if result.owned is not None:
@@ -121,6 +140,11 @@ def _update_applied(env, model, ids, intents, results):
             values["applied_revision_id"] = intent.revision_id
             values["delivered_at"] = times.now(env)
         record._writer().write(values)
+
+
+def _may_exist(result, intent):
+    """Return whether an object that the record does not know may be its own."""
+    return intent.may_exist if result.may_exist is None else result.may_exist
 
 
 def _identity(obj):
@@ -146,7 +170,7 @@ def _update_records(env, model, ids, intents, results, now):
                 "state": result.state,
                 "reason": result.reason or None,
                 "message": _shown_message(result),
-                "may_exist": result.may_exist,
+                "may_exist": _may_exist(result, intent),
                 "next_attempt_at": None
                 if result.retry_in is None
                 else now + timedelta(seconds=result.retry_in),
@@ -169,8 +193,7 @@ def _update_records(env, model, ids, intents, results, now):
                    next_attempt_at = new.next_attempt_at,
                    delivery_warnings = new.warnings,
                    uid = COALESCE(new.uid, record.uid),
-                   may_exist = COALESCE(new.uid, record.uid) IS NULL
-                       AND COALESCE(new.may_exist, record.may_exist),
+                   may_exist = COALESCE(new.uid, record.uid) IS NULL AND new.may_exist,
                    resource_version =
                        COALESCE(new.resource_version, record.resource_version),
                    generation = COALESCE(new.generation, record.generation),
