@@ -164,10 +164,12 @@ def act_without_an_outcome(client, control_plane, records, button, ids, state):
         in_background(client, button, ids)
         wait_for_states(records, ids, state)
         eventually(
-            lambda: not records.query(
-                """SELECT id FROM vworkspace_application_instance
+            lambda: (
+                not records.query(
+                    """SELECT id FROM vworkspace_application_instance
                     WHERE id = ANY(%s) AND uid IS NULL AND may_exist IS NOT TRUE""",
-                ids,
+                    ids,
+                )
             ),
             what="the records to say that their objects may exist",
         )

@@ -211,7 +211,8 @@ def test_a_contact_is_as_old_as_it_is_when_the_hosts_clock_is_set_back(
     earlier = streams._now() - timedelta(hours=1)
     monkeypatch.setattr(streams, "_now", lambda: earlier)
 
-    assert earlier - timedelta(seconds=5) < last_contact([stream]) <= earlier
+    contact = streams._last_contact([stream])
+    assert earlier - timedelta(seconds=5) < contact <= earlier
 
 
 def test_a_stream_that_was_told_to_end_leaves_no_figures_behind(make, states):

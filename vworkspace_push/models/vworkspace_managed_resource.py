@@ -357,7 +357,9 @@ class VworkspaceManagedResource(models.AbstractModel):
         return False
 
     def _refuse_unsettled(self):
-        for record in self.filtered("may_exist"):
+        unsettled = self.filtered("may_exist")
+        unsettled._hold_deliveries()  # of one that is under way, it will be known soon
+        for record in unsettled:
             raise UserError(
                 self.env._(
                     "%s may have reached its cluster: the answer to its delivery was "
