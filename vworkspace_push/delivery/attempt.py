@@ -82,7 +82,7 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
         result,
         duration=time.monotonic() - started,
         owned=_owned(intent, result),
-        changes=_changes(intent),
+        changes=diff.revised(intent.manifest_before, intent.manifest),
         digest=_digest(intent.signed),
     )
     return result, error
@@ -92,11 +92,6 @@ def _owned(intent, result):
     if result.object is None or intent.kind == "delete":
         return None
     return ownership.owned_fields(result.object)
-
-
-def _changes(intent):
-    before = intent.manifest_before and json.loads(intent.manifest_before)
-    return diff.render(diff.changes(before, intent.manifest))
 
 
 def _digest(manifest):

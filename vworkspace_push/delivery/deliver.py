@@ -138,6 +138,8 @@ def deliver(registry, model, cluster_id, *, deadline=math.inf, ids=None):
             attempts += len(outcomes)
             if len(outcomes) < len(batch.intents):
                 in_transaction(registry, store.take_back, batch, outcomes)
+            if not outcomes:
+                break
             todo = _store(registry, batch, outcomes)
         lock_cr.rollback()
     return attempts
@@ -174,12 +176,12 @@ def _deliver_waiting(registry, waiting):
             in_transaction(registry, waker.trigger, fields.Datetime.now())
             return
         deadline = time.monotonic() + const.DELIVER_AFTER_COMMIT_BUDGET
-        for model, ids in waiting.items():
-            clusters = in_transaction(registry, _open_clusters, model, list(ids))
-            for cluster_id in clusters:
-                deliver(registry, model, cluster_id, deadline=deadline, ids=list(ids))
+        for model, records in waiting.items():
+            ids = list(records)
+            for cluster_id in in_transaction(registry, _open_clusters, model, ids):
+                deliver(registry, model, cluster_id, deadline=deadline, ids=ids)
             # Others may have held the locks of what they had read before this commit.
-            if in_transaction(registry, _open_clusters, model, list(ids)):
+            if in_transaction(registry, _open_clusters, model, ids):
                 in_transaction(registry, waker.trigger, fields.Datetime.now())
     except Exception:
         _logger.exception("Delivery after commit failed; the cron will deliver.")

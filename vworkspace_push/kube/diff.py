@@ -129,6 +129,14 @@ def _is_same(before: Any, after: Any) -> bool:
 # === TEXT === #
 
 
+def revised(before: str | None, manifest: Mapping[str, Any]) -> str:
+    """Return what a manifest changes, as `render` has it.
+
+    :param before: the manifest before it as JSON; None: it is the first
+    """
+    return render(changes(json.loads(before) if before else None, manifest))
+
+
 def render(
     changes: Sequence[Change], *, max_lines: int = 500, max_value: int = 200
 ) -> str:

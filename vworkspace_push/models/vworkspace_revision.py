@@ -98,19 +98,9 @@ class VworkspaceRevision(models.Model):
         before = dict(self.env.cr.fetchall())
         for revision in self:
             manifest = json.loads(revision.manifest) if revision.manifest else None
-            revision.diff = manifest and self._changes(
-                before.get(revision.id), manifest
-            )
-
-    @api.model
-    def _changes(self, before, manifest):
-        """Return what a manifest changes as lines of text, None for nothing.
-
-        :param str before: the manifest of the revision before as JSON; None: the first
-        :param dict manifest: of the revision
-        """
-        changed = diff.changes(before and json.loads(before), manifest)
-        return diff.render(changed) or None
+            revision.diff = (
+                manifest and diff.revised(before.get(revision.id), manifest)
+            ) or None
 
     @api.depends("manifest")
     def _compute_manifest_text(self):
