@@ -21,7 +21,6 @@ import psutil
 import urllib3
 
 from environment.control_plane_build import program
-from environment.processes import wait_until
 
 from .stack import MODEL, NAMESPACE, values
 
@@ -86,11 +85,10 @@ def _deploy(stack, ids):
     ((known,),) = stack.query("SELECT COALESCE(max(id), 0) FROM vworkspace_audit_entry")
     started = time.perf_counter()
     stack.odoo.call(MODEL, "action_deploy", ids)
-    wait_until(
+    stack.wait_for_commits(
         lambda: _stored(stack, known) == len(ids),
         what="all outcomes to be stored",
         timeout=TIMEOUT,
-        process=stack.odoo_process,
     )
     seconds = time.perf_counter() - started
     ((applied,),) = stack.query(

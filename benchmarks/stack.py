@@ -1,8 +1,10 @@
 """What the figures are measured on: the same parts as the demo and the tests."""
 
 import secrets
+import select
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +20,7 @@ DATABASE = "bench"
 CLUSTER_ID = "bench-cluster"
 NAMESPACE = "bench"
 MODEL = "vworkspace.application.instance"
+SILENCE = 0.5  # s without a commit until it is looked all the same
 CREATED_AT_ONCE = 250  # records of one call: each call stays far below its time limit
 
 VALUES = """\
@@ -98,6 +101,11 @@ class Stack:
             self._rows = postgres.connect(DATABASE)
             self._rows.autocommit = True
             stack.callback(self._rows.close)
+            self._commits = postgres.connect("postgres")
+            self._commits.autocommit = True
+            stack.callback(self._commits.close)
+            with self._commits.cursor() as cursor:
+                cursor.execute("LISTEN imbus")  # the channel of Odoo's bus
             # It does the worker's work wherever none is at work.
             self.switch_off("ir_cron_status")
             self._stack = stack.pop_all()
@@ -132,6 +140,23 @@ class Stack:
         """Run a statement without an answer on Odoo's database, past Odoo."""
         with self._rows.cursor() as cursor:
             cursor.execute(statement, values or None)
+
+    def wait_for_commits(self, condition, *, what, timeout):
+        """Wait until `condition()` holds, which Odoo's commits bring about.
+
+        It looks whenever Odoo tells open views of one, which disturbs what is measured
+        less than to look all the time.
+
+        :param timeout: s
+        :raise RuntimeError: it does not hold in time
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline or not self.odoo_process.running:
+                raise RuntimeError(f"Waited in vain for {what}.")
+            select.select([self._commits], [], [], SILENCE)
+            self._commits.poll()
+            self._commits.notifies.clear()
 
     def register(self, cluster_id, namespace, *, server=None):
         """Register the control plane as a cluster, and return the record's id.
@@ -178,6 +203,7 @@ class Stack:
         for start in range(0, len(drafts), CREATED_AT_ONCE):
             part = drafts[start : start + CREATED_AT_ONCE]
             created += self.odoo.call(MODEL, "create", part)
+        self.execute("ANALYZE")  # as autovacuum does within a minute
         return created
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from .. import const
@@ -78,13 +78,10 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
         )
         error.unsettled = True
         result = _failed(intent, error)
-    result = replace(
-        result,
-        duration=time.monotonic() - started,
-        owned=_owned(intent, result),
-        changes=diff.revised(intent.manifest_before, intent.manifest),
-        digest=_digest(intent.signed),
-    )
+    result.duration = time.monotonic() - started
+    result.owned = _owned(intent, result)
+    result.changes = diff.revised(intent.manifest_before, intent.manifest)
+    result.digest = _digest(intent.signed)
     return result, error
 
 

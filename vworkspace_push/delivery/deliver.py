@@ -21,7 +21,6 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from functools import partial
 
 import psycopg2
@@ -32,11 +31,12 @@ from odoo.tools import SQL
 
 from .. import const
 from ..identity import database_uuid
-from ..kube.errors import KubeError, Throttled, Unreachable
+from ..kube.errors import KubeError
 from ..sealing import SealingError
 from ..transactions import in_transaction
-from . import lanes, outcome, store, waker
-from .attempt import Intent, attempt
+from . import lanes, store, waker
+from .attempt import Intent
+from .batch import Attempts, Batch
 
 _logger = logging.getLogger(__name__)
 
@@ -45,19 +45,6 @@ DUE_STATES = ("pending", "failed", "denied", "deleting")
 PASSES = 3  # for a record whose intent changed while it was being delivered
 LOOK_EVERY = 0.25  # s between two looks for clusters that became due meanwhile
 LOOK_AGAIN = 1.0  # s, at a cluster for which nothing could be done
-SLOW_DOWN = 1.0  # s, when a server says 429 and not for how long
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Intents of one model and one cluster, and the connection that they share."""
-
-    model: str
-    cluster_id: int
-    connection_version: int
-    credential: str
-    connection: object = field(repr=False)  # a kube Connection, or why there is none
-    intents: list[Intent]
 
 
 def after_commit(records):
@@ -134,7 +121,7 @@ def deliver(registry, model, cluster_id, *, deadline=math.inf, ids=None):
             batch = in_transaction(registry, _read_batch, model, cluster_id, todo)
             if not batch.intents:
                 break
-            outcomes = _attempt_all(registry, batch, deadline)
+            outcomes = Attempts(registry, batch, deadline).make()
             attempts += len(outcomes)
             if len(outcomes) < len(batch.intents):
                 in_transaction(registry, store.take_back, batch, outcomes)
@@ -229,76 +216,14 @@ def _connection_to_probe(env, cluster_id):
     return None if isinstance(connection, Exception) else connection
 
 
-def _attempt_all(registry, batch, deadline):
-    """Attempt the batch's intents, several at once; return the outcomes by record.
-
-    Those that were not attempted, because the lane was opened meanwhile or it became
-    too late, are missing: they stay due as they are.
-    """
-    limit = lanes.limits.get((registry.db_name, batch.cluster_id))
-    opened = threading.Event()
-    deciding = threading.Lock()
-    outcomes = {}
-
-    def work(intent):
-        with limit.turn():
-            if opened.is_set() or time.monotonic() > deadline:
-                return
-            result, error = attempt(intent, (UserError, SealingError))
-            outcomes[intent.record_id] = result
-            if result.credential_refused:
-                opened.set()  # it would refuse the others as well
-                return
-            if not isinstance(error, (Throttled, Unreachable)):
-                limit.learn(result.duration)
-                return
-            # The others wait: nothing more is sent on a way in doubt. One speaks for
-            # all that failed with it.
-            with deciding:
-                if not opened.is_set():
-                    decide(error, intent.connection)
-
-    def decide(error, connection):
-        if isinstance(error, Throttled):
-            opened.set()
-            limit.halve()
-            seconds = error.retry_after or SLOW_DOWN
-            arguments = lanes.slow_down, batch.cluster_id, seconds, str(error)
-        elif failure := lanes.probe(connection):
-            opened.set()
-            arguments = lanes.open_lane, batch.cluster_id, failure
-        else:
-            return
-        in_transaction(registry, *arguments)
-
-    if len(batch.intents) == 1:
-        work(batch.intents[0])
-    else:
-        workers = min(len(batch.intents), limit.now)
-        with ThreadPoolExecutor(workers, "vworkspace-delivery") as pool:
-            list(pool.map(work, batch.intents))  # raises what a worker raised
-    refused = [i for i, result in outcomes.items() if result.credential_refused]
-    if refused and not _is_refused(batch.connection):
-        for record_id in refused:
-            outcomes[record_id] = outcome.accepted_again(outcomes[record_id])
-        message = outcomes[refused[0]].message
-        in_transaction(
-            *(registry, lanes.slow_down, batch.cluster_id),
-            *(lanes.REFUSED_MOMENT, message),
-        )
-    return outcomes
-
-
-def _is_refused(connection):
-    """Tell whether a credential that was refused is so for more than a moment."""
-    return isinstance(connection, Exception) or lanes.refuses_credential(connection)
-
-
 # === LOCKING AND READING === #
 
 
-def _deliverable(table):
-    """Return the SQL of which records may be delivered now."""
+def _deliverable(table, joins=None):
+    """Return the SQL of which records may be delivered now.
+
+    :param joins: further tables
+    """
     return SQL(
         """%(table)s record
       JOIN vworkspace_cluster cluster
@@ -307,14 +232,14 @@ def _deliverable(table):
        AND cluster.state = 'active' AND cluster.is_paused IS NOT TRUE
  LEFT JOIN vworkspace_delivery_lane lane
         ON lane.cluster_id = record.cluster_id
-      JOIN vworkspace_delivery_lock lock
-        ON lock.id = record.delivery_lock_id
+        %(joins)s
      WHERE record.delivery_state IN %(states)s
        AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
        AND record.is_paused IS NOT TRUE
        AND record.foreign_database IS NULL
        AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
         table=SQL.identifier(table),
+        joins=joins or SQL(),
         states=DUE_STATES,
     )
 
@@ -328,18 +253,22 @@ def _due_lanes(env):
     :return: pairs of a cluster's id and the number of its lane
     :rtype: list[tuple[int, int]]
     """
+    # Of each cluster no more rows are looked at than tell whether it has two lanes.
     parts = [
         SQL(
-            "(SELECT record.cluster_id, min(record.next_attempt_at) AS since, "
-            "count(*) AS amount FROM %s GROUP BY record.cluster_id)",
+            """(SELECT record.next_attempt_at AS since FROM %s
+                   AND record.cluster_id = known.id
+                 ORDER BY record.next_attempt_at LIMIT %s)""",
             _deliverable(env[model]._table),
+            const.DELIVERY_BATCH + 1,
         )
         for model in MODELS
     ]
     env.cr.execute(
         SQL(
-            "SELECT cluster_id, sum(amount) FROM (%s) due "
-            "GROUP BY cluster_id ORDER BY min(since)",
+            """SELECT known.id, count(*) FROM vworkspace_cluster known
+                 JOIN LATERAL (%s) due ON TRUE
+             GROUP BY known.id ORDER BY min(due.since)""",
             SQL(" UNION ALL ").join(parts),
         )
     )
@@ -372,7 +301,13 @@ def _lock_due(cr, table, cluster_id, ids):
              ORDER BY record.next_attempt_at, record.id
                 LIMIT %(limit)s
            FOR NO KEY UPDATE OF lock SKIP LOCKED""",
-            deliverable=_deliverable(table),
+            deliverable=_deliverable(
+                table,
+                SQL(
+                    "JOIN vworkspace_delivery_lock lock "
+                    "ON lock.id = record.delivery_lock_id"
+                ),
+            ),
             cluster=cluster_id,
             chosen=SQL("TRUE") if ids is None else SQL("record.id = ANY(%s)", ids),
             limit=const.DELIVERY_BATCH,

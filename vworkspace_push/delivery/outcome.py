@@ -27,7 +27,7 @@ from ..kube import errors
 from ..kube.ownership import FieldConflict
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Outcome:
     """The end of one attempt.
 

@@ -47,7 +47,7 @@ def _note_may_exist(env, batch, intents, may_exist):
 def outcomes(env, batch, results):
     """Store the outcomes and return the ids that are to be delivered once more.
 
-    :param deliver.Batch batch: what was attempted
+    :param batch.Batch batch: what was attempted
     :param dict results: the outcomes, by id of the record
     """
     model = env[batch.model]

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -103,7 +104,7 @@ class Response:
 
     status: int
     data: Any  # JSON
-    headers: Mapping[str, str]  # names in lower case
+    headers: Mapping[str, str]  # by name, in any case
     warnings: tuple[str, ...]  # what the server remarks, meant for people
 
     @property
@@ -179,6 +180,7 @@ class Connection:
 
         self._settings = settings
         self._token = token
+        self._sound_token = ""  # the last one that was looked at
         self._user_agent = user_agent
         self._send = _transport.send
         self._failures = _transport.FAILURES
@@ -243,7 +245,7 @@ class Connection:
         return Response(
             status=raw.status,
             data=parse_json(answer),
-            headers={name.lower(): value for name, value in raw.headers.items()},
+            headers=raw.headers,
             warnings=parse_warnings(raw.headers.getlist("Warning")),
         )
 
@@ -298,7 +300,7 @@ class Connection:
 
     def _target(self, path: str, query: Mapping[str, str] | None) -> str:
         target = f"{self._prefix}{path}"
-        return f"{target}?{urlencode(query)}" if query else target
+        return f"{target}?{_encoded(tuple(query.items()))}" if query else target
 
     def _headers(self, content_type: str | None = None) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": self._user_agent}
@@ -318,11 +320,13 @@ class Connection:
             return ""
         if not token:
             raise Unauthorized("There is no token for this cluster.")
-        if not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise Unauthorized(
-                "The token contains blanks, line breaks or characters that no token "
-                "has; copy it again."
-            )
+        if token != self._sound_token:
+            if not re.fullmatch(r"[\x21-\x7e]+", token):
+                raise Unauthorized(
+                    "The token contains blanks, line breaks or characters that no "
+                    "token has; copy it again."
+                )
+            self._sound_token = token
         return token
 
     @contextmanager
@@ -392,6 +396,11 @@ class Connection:
     def _check_status(self, raw: Any, content: bytes) -> None:
         if not 200 <= raw.status < 300:
             raise from_response(raw.status, raw.headers, content)
+
+
+@lru_cache(maxsize=64)
+def _encoded(query: tuple[tuple[str, str], ...]) -> str:
+    return urlencode(query)  # that of an apply is mostly the same
 
 
 class Stream(AbstractContextManager["Stream"]):

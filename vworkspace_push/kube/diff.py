@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from json.encoder import encode_basestring
+from typing import Any, Final, NamedTuple
 
 from .ownership import MAX_FIELD
 from .resources import is_secret
@@ -26,8 +26,7 @@ ABSENT: Final = _Absent.ABSENT
 MASK = "•••"
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One leaf that differs; a side that does not have it holds `ABSENT`."""
 
     path: str
@@ -83,20 +82,25 @@ def _is_equal_branch(before: Any, after: Any) -> bool:
 
 def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
     """Return the leaves of what is on one side alone, in the document's order."""
-    found = []
-    stack = [] if value is ABSENT else [(path, value)]
-    while stack:
-        at, item = stack.pop()
-        if not _is_branch(item):
-            found.append((at, item))
-        elif isinstance(item, dict):
-            stack.extend([(f"{at}.{key}", item[key]) for key in reversed(item)])
-        else:
-            last = len(item) - 1
-            stack.extend(
-                [(f"{at}[{last - i}]", leaf) for i, leaf in enumerate(reversed(item))]
-            )
+    found: list[tuple[str, Any]] = []
+    if value is not ABSENT:
+        _add_leaves(path, value, found)
     return found
+
+
+def _add_leaves(path: str, value: Any, found: list[tuple[str, Any]]) -> None:
+    # Most of a first delivery's work on its diff: leaves are not called for.
+    if not _is_branch(value):
+        found.append((path, value))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, (dict, list, tuple)):
+                _add_leaves(f"{path}.{key}", item, found)
+            else:
+                found.append((f"{path}.{key}", item))
+    else:
+        for i, item in enumerate(value):
+            _add_leaves(f"{path}[{i}]", item, found)
 
 
 def _are_alike(before: Any, after: Any) -> bool:
@@ -161,6 +165,9 @@ def text(value: Any, path: str, *, limit: int = 2_000) -> str:
 
 
 def _shown(value: Any, path: str, limit: int) -> str:
+    if isinstance(value, str):  # most values are
+        text = MASK if is_secret(_name(path), value) else value
+        return _cut(encode_basestring(text[: limit + 1]), limit)
     return _cut(_json(mask(value, path)), limit)
 
 
@@ -200,6 +207,14 @@ def _cut(text: str, limit: int) -> str:
 _SELECTORS = re.compile(r'(\[([^\]"]|"([^"\\]|\\.)*")*\])+\Z')
 
 
+def _name(path: str) -> str:
+    """Return under which name a path's value stands, less its selectors."""
+    path = path[-MAX_FIELD:]
+    if path.endswith("]"):
+        path = _SELECTORS.sub("", path)
+    return path.rpartition(".")[2]
+
+
 def mask(value: Any, path: str) -> Any:
     """Return `value` with `MASK` for each text that admission takes for a secret.
 
@@ -208,10 +223,7 @@ def mask(value: Any, path: str) -> Any:
     """
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    path = path[-MAX_FIELD:]
-    if path.endswith("]"):
-        path = _SELECTORS.sub("", path)
-    key = path.rpartition(".")[2]
+    key = _name(path)
     if isinstance(value, str):
         return MASK if is_secret(key, value) else value
     root = [value]

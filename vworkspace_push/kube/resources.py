@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -102,6 +102,7 @@ class Resource:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}"
 
+    @lru_cache(maxsize=256)  # noqa: B019 there are three of them, and none goes
     def collection_path(self, namespace: str | None) -> str:
         """Return the path of all objects, of `namespace` or of the cluster."""
         segments = ["apis", self.group, self.version]

@@ -108,6 +108,10 @@ class VworkspaceApplicationInstance(models.Model):
         help="The chart's values as YAML. No secrets: those belong into a Secret in "
         "the cluster.",
     )
+    # What they say, as JSON: a deployment of many reads this, not YAML.
+    values_json = fields.Text(
+        compute="_compute_values_json", store=True, precompute=True, prefetch=False
+    )
     values_ref_name = fields.Char(
         string="Its Name", help="Of the Secret or ConfigMap, in the same namespace."
     )
@@ -177,20 +181,40 @@ class VworkspaceApplicationInstance(models.Model):
 
     _protected_fields = VworkspaceManagedResource._protected_fields | {
         *("is_drifted", "heal_attempts", "next_heal_at"),
-        *("conflict_ids", "drift_ids", "left_field_ids"),
+        *("conflict_ids", "drift_ids", "left_field_ids", "values_json"),
     }
 
     _name_uniq = models.Constraint(
         "UNIQUE (cluster_id, namespace_id, name)",
         "There is already an application of this name in this namespace.",
     )
-    _due_idx = models.Index("(cluster_id, next_attempt_at)")
+    _due_idx = models.Index(
+        "(cluster_id, next_attempt_at, id) WHERE next_attempt_at IS NOT NULL"
+    )
     _heal_idx = models.Index("(next_heal_at) WHERE is_drifted")
     _cluster_uid_idx = models.Index("(cluster_id, uid)")
     _cluster_health_idx = models.Index("(cluster_id, health)")
     _name_idx = models.Index("(name, id)")  # the order of lists
 
+    def init(self):
+        # Each delivery and each status writes the row anew: long texts lie outside of
+        # it, and most pages have room for one more version without new index entries.
+        self.env.cr.execute(
+            f"""ALTER TABLE {self._table}
+                  SET (toast_tuple_target = 256, fillfactor = 70)"""
+        )
+
     # === COMPUTE METHODS === #
+
+    @api.depends("values_yaml")
+    def _compute_values_json(self):
+        for instance in self:
+            try:
+                values = instance._parse_values()
+            except ValuesError:
+                instance.values_json = False  # whoever wants them is told why
+            else:
+                instance.values_json = json.dumps(values, ensure_ascii=False)
 
     @api.depends(lambda self: sorted(self._desired_fields))
     def _compute_manifest_text(self):
@@ -494,11 +518,7 @@ class VworkspaceApplicationInstance(models.Model):
             chart={theirs: self[ours] or "" for ours, theirs in CHART_FIELDS.items()},
             release_name=self.release_name or self.name or "",
             values_source=self.values_source or "inline",
-            values=parse_values(
-                self.values_yaml or "", max_bytes=const.MAX_VALUES_BYTES
-            )
-            if inline
-            else None,
+            values=self._values() if inline else None,
             values_ref=None
             if inline
             else {
@@ -513,6 +533,18 @@ class VworkspaceApplicationInstance(models.Model):
             },
             capabilities={c.capability: c.engine for c in self.capability_ids},
         )
+
+    def _values(self):
+        """Return the values as data.
+
+        :rtype: dict
+        :raise kube.values.ValuesError: when they are not valid YAML
+        """
+        known = self.values_json
+        return json.loads(known) if known else self._parse_values()
+
+    def _parse_values(self):
+        return parse_values(self.values_yaml or "", max_bytes=const.MAX_VALUES_BYTES)
 
     def _desired(self):
         names = self._desired_fields & self._fields.keys()

@@ -1,7 +1,5 @@
 import json
 
-from psycopg2.extras import execute_values
-
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, UserError, ValidationError
 
@@ -683,8 +681,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         takeover, given_up = dict(takeover), dict(given_up)
         vals_list = []
         for record in self:
-            before = record.intent_manifest and json.loads(record.intent_manifest)
-            manifest = (manifests or {}).get(record.id) or record._named(before)
+            manifest = (manifests or {}).get(record.id) or record._named()
             given = {*given_up.get(record.id, ()), *record._not_given_up_yet(manifest)}
             taken = {*takeover.get(record.id, ()), *record._not_taken_yet(manifest)}
             vals_list.append(
@@ -712,38 +709,39 @@ class VworkspaceManagedResource(models.AbstractModel):
         """Make `revisions` the intents of the records, in one statement."""
         self.revision_id._close("overtaken")
         self.flush_recordset()
-        now = fields.Datetime.now()
-        state = "deleting" if kind == "delete" else "pending"
-        execute_values(
-            self.env.cr._obj,
+        self.env.cr.execute(
             f"""UPDATE "{self._table}" record
                    SET revision_id = new.revision_id,
                        intent_revision = COALESCE(record.intent_revision, 0) + 1,
-                       delivery_state = new.state,
+                       delivery_state = %(state)s,
                        delivery_reason = NULL,
                        delivery_message = NULL,
                        delivery_attempts = 0,
-                       next_attempt_at = new.now,
-                       write_uid = new.uid,
-                       write_date = new.now
-                  FROM (VALUES %s) AS new (id, revision_id, state, uid, now)
+                       next_attempt_at = %(now)s,
+                       write_uid = %(uid)s,
+                       write_date = %(now)s
+                  FROM unnest(%(ids)s, %(revisions)s) AS new (id, revision_id)
                  WHERE record.id = new.id""",  # noqa: S608 the name of a model's table
-            [
-                (record_id, revision_id, state, self.env.uid, now)
-                for record_id, revision_id in zip(self.ids, revisions.ids, strict=True)
-            ],
-            page_size=len(self),
+            {
+                "state": "deleting" if kind == "delete" else "pending",
+                "now": fields.Datetime.now(),
+                "uid": self.env.uid,
+                "ids": self.ids,
+                "revisions": revisions.ids,
+            },
         )
         self.invalidate_recordset()
 
-    def _named(self, manifest):
-        """Return `manifest` with the object's kind and name: enough to delete it.
+    def _named(self):
+        """Return the latest intent's manifest with the object's kind and name: enough
+        to delete it.
 
         What was imported has none yet, and its form need not be fit to be sent.
         """
-        metadata = (manifest or {}).get("metadata", {})
+        manifest = json.loads(self.intent_manifest) if self.intent_manifest else {}
+        metadata = manifest.get("metadata", {})
         return {
-            **(manifest or {}),
+            **manifest,
             "apiVersion": self._resource.api_version,
             "kind": self._resource.kind,
             "metadata": {

@@ -133,7 +133,9 @@ class VworkspaceOperation(models.Model):
         "UNIQUE (cluster_id, namespace_id, name)",
         "There is already an operation of this name in this namespace.",
     )
-    _due_idx = models.Index("(cluster_id, next_attempt_at)")
+    _due_idx = models.Index(
+        "(cluster_id, next_attempt_at, id) WHERE next_attempt_at IS NOT NULL"
+    )
     _cluster_uid_idx = models.Index("(cluster_id, uid)")
 
     # === COMPUTE METHODS === #
