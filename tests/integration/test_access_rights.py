@@ -108,6 +108,7 @@ METHODS = {
     (REVISION, "write"): None,
     (AUDIT, "action_open_record"): "viewer",
     (AUDIT, "init"): None,
+    (INSTANCE, "init"): None,
     (CAPABILITY, "write"): "operator",
     (LEFT_FIELD, "action_claim_again"): "operator",
     ("vworkspace.cluster.namespace", "create"): "admin",

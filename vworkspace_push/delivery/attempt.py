@@ -1,11 +1,8 @@
 """One attempt to bring one intent to its cluster: network alone, no database."""
 
-import hashlib
-import json
 import logging
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from .. import const
 from ..kube import apply, diff, ownership, resources
@@ -29,7 +26,9 @@ class Intent:
     kind: str  # deploy, adopt or delete
     resource: Resource
     manifest: dict
-    manifest_before: str | None  # of the revision before, as JSON
+    signed: dict  # the manifest as it is sent
+    digest: str  # SHA-256 of that
+    changes: str  # to the revision before, as lines of text
     uid: str | None
     may_exist: bool  # whether an earlier attempt may have made the object
     attempts: int  # in a row that failed and may succeed by themselves
@@ -42,13 +41,6 @@ class Intent:
     def makes_object(self):
         """Whether it is a first delivery, after which there is an object."""
         return self.kind == "deploy" and not self.uid
-
-    @cached_property
-    def signed(self):
-        """The manifest as it is sent."""
-        return resources.signed(
-            self.manifest, database=self.database, record=self.record
-        )
 
 
 def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
@@ -79,21 +71,7 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
         error.unsettled = True
         result = _failed(intent, error)
     result.duration = time.monotonic() - started
-    result.owned = _owned(intent, result)
-    result.changes = diff.revised(intent.manifest_before, intent.manifest)
-    result.digest = _digest(intent.signed)
     return result, error
-
-
-def _owned(intent, result):
-    if result.object is None or intent.kind == "delete":
-        return None
-    return ownership.owned_fields(result.object)
-
-
-def _digest(manifest):
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _failed(intent, error):

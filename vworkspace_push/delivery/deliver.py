@@ -14,6 +14,7 @@ Both have a deadline, after which no further attempt is begun: what was not atte
 stays due as it is, and the next run of the cron goes on with it.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -31,6 +32,7 @@ from odoo.tools import SQL
 
 from .. import const
 from ..identity import database_uuid
+from ..kube import diff, resources
 from ..kube.errors import KubeError
 from ..sealing import SealingError
 from ..transactions import in_transaction
@@ -323,8 +325,6 @@ def _read_batch(env, model, cluster_id, ids):
     object behind that nobody knows of.
     """
     cluster = env["vworkspace.cluster"].browse(cluster_id)
-    connection = _connection_or_error(cluster)
-    database = database_uuid(env)
     env.cr.execute(
         SQL(
             """SELECT record.id, record.intent_revision, record.revision_id,
@@ -347,36 +347,48 @@ def _read_batch(env, model, cluster_id, ids):
         )
     )
     rows = env.cr.dictfetchall()
+    # What is to be sent is worked out here: between two calls it takes twice as long.
+    known = {
+        "resource": env.registry[model]._resource,
+        "database": database_uuid(env),
+        "connection": _connection_or_error(cluster),
+    }
     batch = Batch(
         model=model,
         cluster_id=cluster_id,
         connection_version=cluster.connection_version,
         credential=cluster.sudo().active_credential_id.display_name or "",
-        connection=connection,
-        intents=[
-            Intent(
-                record_id=row["id"],
-                record=f"{model}/{row['id']}",
-                database=database,
-                revision=row["intent_revision"],
-                revision_id=row["revision_id"],
-                kind=row["kind"],
-                resource=env.registry[model]._resource,
-                manifest=json.loads(row["manifest"]),
-                manifest_before=row["manifest_before"],
-                uid=row["uid"] or None,
-                may_exist=bool(row["may_exist"]),
-                attempts=row["attempts"] or 0,
-                applied_fields=row["applied_fields"],
-                takeover=frozenset(row["takeover_fields"] or ()),
-                given_up=frozenset(row["given_up_fields"] or ()),
-                connection=connection,
-            )
-            for row in rows
-        ],
+        connection=known["connection"],
+        intents=[_intent(row, record=f"{model}/{row['id']}", **known) for row in rows],
     )
     store.begin(env, batch)
     return batch
+
+
+def _intent(row, *, record, database, resource, connection):
+    manifest = json.loads(row["manifest"])
+    signed = resources.signed(manifest, database=database, record=record)
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"))
+    return Intent(
+        record_id=row["id"],
+        record=record,
+        database=database,
+        revision=row["intent_revision"],
+        revision_id=row["revision_id"],
+        kind=row["kind"],
+        resource=resource,
+        manifest=manifest,
+        signed=signed,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        changes=diff.revised(row["manifest_before"], manifest),
+        uid=row["uid"] or None,
+        may_exist=bool(row["may_exist"]),
+        attempts=row["attempts"] or 0,
+        applied_fields=row["applied_fields"],
+        takeover=frozenset(row["takeover_fields"] or ()),
+        given_up=frozenset(row["given_up_fields"] or ()),
+        connection=connection,
+    )
 
 
 def _connection_or_error(cluster):

@@ -36,13 +36,6 @@ class Outcome:
     :param may_exist: whether an object that the record does not know may be its own
         (the answer was lost), or cannot; None: nothing new is known of that
     :param duration: s that the attempt took
-
-    What follows from it and from the manifest is worked out with the attempt, so that
-    storing it is quick:
-
-    :param owned: our entry of managedFields as text; None: nothing was said of it
-    :param changes: what the revision was to change, as lines of text
-    :param digest: SHA-256 of the manifest as it was sent
     """
 
     state: str
@@ -56,9 +49,6 @@ class Outcome:
     audit_id: str = ""
     duration: float = 0.0
     credential_refused: bool = False
-    owned: str | None = None
-    changes: str = ""
-    digest: str = ""
 
 
 def from_error(error: Exception, *, attempts, deleting=False):

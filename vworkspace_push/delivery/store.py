@@ -11,7 +11,7 @@ from datetime import timedelta
 from odoo import fields
 
 from .. import times
-from ..kube import resources
+from ..kube import ownership, resources
 from ..rows import as_json
 from ..status import sink
 from ..transactions import lock_rows
@@ -53,8 +53,7 @@ def outcomes(env, batch, results):
     model = env[batch.model]
     ids = lock_rows(env, model._table, results)
     by_id = {i.record_id: i for i in batch.intents if i.record_id in set(ids)}
-    cluster = env["vworkspace.cluster"].browse(batch.cluster_id)
-    replaced = cluster.connection_version != batch.connection_version
+    replaced = _connection_version(env, batch.cluster_id) != batch.connection_version
     known = _records_and_revisions(env, batch.model, ids, by_id)
     now = fields.Datetime.now()
     stored, again, overtaken = [], [], []
@@ -80,6 +79,7 @@ def outcomes(env, batch, results):
     _add_audit_entries(env, [*stored, *overtaken], batch, by_id, results, known)
     _tell(env, batch, stored, results, known)
     if not replaced and any(results[i].credential_refused for i in stored):
+        cluster = env["vworkspace.cluster"].browse(batch.cluster_id)
         cluster._credential_refused(batch.connection_version)
     _store_reported_objects(env, batch, stored, results)
     waits = [results[i].retry_in for i in stored if results[i].retry_in is not None]
@@ -104,6 +104,14 @@ def postpone(env, batch, record_id):
 
 
 # === ROWS === #
+
+
+def _connection_version(env, cluster_id):
+    # Past the ORM, which would read the whole of a long row.
+    env.cr.execute(
+        "SELECT connection_version FROM vworkspace_cluster WHERE id = %s", [cluster_id]
+    )
+    return env.cr.fetchone()[0]
 
 
 def _records_and_revisions(env, model, ids, intents):
@@ -133,8 +141,8 @@ def _update_applied(env, model, ids, intents, results):
                 record._writer().may_exist = _may_exist(result, intent)
             continue
         values = {**_identity(result.object), "may_exist": False}
-        if result.owned is not None:
-            values["applied_fields"] = result.owned
+        if (owned := _owned(result, intent)) is not None:
+            values["applied_fields"] = owned
         if result.state == "applied":
             values["delivered_revision"] = intent.revision
             values["applied_revision_id"] = intent.revision_id
@@ -145,6 +153,13 @@ def _update_applied(env, model, ids, intents, results):
 def _may_exist(result, intent):
     """Return whether an object that the record does not know may be its own."""
     return intent.may_exist if result.may_exist is None else result.may_exist
+
+
+def _owned(result, intent):
+    """Return our entry of managedFields as text; None: nothing was said of it."""
+    if result.object is None or intent.kind == "delete":
+        return None
+    return ownership.owned_fields(result.object)
 
 
 def _identity(obj):
@@ -176,7 +191,7 @@ def _update_records(env, model, ids, intents, results, now):
                 else now + timedelta(seconds=result.retry_in),
                 "warnings": "\n".join(result.warnings) or None,
                 **(_identity(result.object) if result.object else {}),
-                "owned": result.owned,
+                "owned": _owned(result, intent),
                 "revision": intent.revision if applied else None,
                 "revision_id": intent.revision_id if applied else None,
                 "delivered_at": times.now(env) if applied else None,
@@ -300,9 +315,9 @@ def _add_audit_entries(env, ids, batch, intents, results, known):
                 "cluster_id": batch.cluster_id,
                 "revision": intent.revision,
                 "reason": row["reason"],
-                "diff": result.changes or None,
+                "diff": intent.changes or None,
                 "message": result.message or None,
-                "manifest_digest": result.digest,
+                "manifest_digest": intent.digest,
                 "server_audit_id": result.audit_id or None,
                 "credential": batch.credential or None,
                 "duration": round(result.duration * 1000),

@@ -602,6 +602,7 @@ class VworkspaceCluster(models.Model):
         """
         self.ensure_one()
         cluster_sudo = self.sudo()
+        cluster_sudo.fetch(["connectivity_mode", "connection_version"])  # a long row
         if cluster_sudo.connectivity_mode != "push":
             raise UserError(self.env._("%s is not a Push cluster.", self.name))
         return connections.get(
