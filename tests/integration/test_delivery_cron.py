@@ -193,7 +193,7 @@ def test_what_a_run_has_no_time_for_stays_due_and_the_cron_runs_again(
     database, make_instance, monkeypatch
 ):
     from odoo.addons.vworkspace_push import const
-    from odoo.addons.vworkspace_push.delivery import deliver
+    from odoo.addons.vworkspace_push.delivery import batch, deliver
     from odoo.addons.vworkspace_push.kube import apply
 
     count = 12
@@ -202,6 +202,7 @@ def test_what_a_run_has_no_time_for_stays_due_and_the_cron_runs_again(
     forget_triggers(database)
     clock = Clock()
     monkeypatch.setattr(deliver, "time", clock)
+    monkeypatch.setattr(batch, "time", clock)
     real_apply = apply.apply
 
     def take_all_the_time(*arguments, **keywords):
@@ -286,6 +287,30 @@ def test_a_defect_in_one_attempt_fails_that_record_alone(
         assert "ZeroDivisionError" in failed.delivery_message
         assert "token-of-the-test" not in failed.delivery_message
         assert failed.next_attempt_at
+
+
+@pytest.mark.expect_log("delivery.attempt: Revision 1 of")
+def test_a_defect_before_an_attempt_fails_that_record_alone(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push.kube import diff
+
+    ids = [make_instance(name=f"wiki-{n}").id for n in range(3)]
+    make_pending(database, ids)
+    real_revised = diff.revised
+
+    def fail_for_one(before, manifest):
+        if manifest["metadata"]["name"] == "wiki-1":
+            raise ZeroDivisionError
+        return real_revised(before, manifest)
+
+    monkeypatch.setattr(diff, "revised", fail_for_one)
+    database.run_cron("ir_cron_deliver")
+
+    assert states(database, ids) == ["applied", "failed", "applied"]
+    with database.transaction() as env:
+        failed = env["vworkspace.application.instance"].browse(ids[1])
+        assert failed.delivery_reason == "Unexpected"
 
 
 @pytest.mark.expect_log("cannot be stored")

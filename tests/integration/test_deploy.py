@@ -329,6 +329,38 @@ def test_bad_input_is_kept_and_refused_in_a_sentence(
     assert database.read(instance, "delivery_state") == "draft"
 
 
+def test_what_is_sent_follows_the_values_text(
+    database, make_instance, deploy, control_plane, namespace
+):
+    from odoo.exceptions import UserError
+
+    instance = make_instance(values_yaml="replicas: 1\n")
+    change(database, instance, values_yaml="replicas: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        deploy(instance)
+    change(database, instance, values_yaml="text: grüße\nreplicas: 2\nratio: 1.0\n")
+
+    deploy(instance)
+
+    inline = live_object(control_plane, namespace)["spec"]["values"]["inline"]
+    assert inline == {"text": "grüße", "replicas": 2, "ratio": 1}
+
+
+def test_values_that_were_never_parsed_are_sent_all_the_same(
+    database, make_instance, deploy, control_plane, namespace
+):
+    instance = make_instance(values_yaml="replicas: 3\n")
+    database.sql(
+        "UPDATE vworkspace_application_instance SET values_json = NULL WHERE id = %s",
+        instance.id,
+    )
+
+    deploy(instance)
+
+    inline = live_object(control_plane, namespace)["spec"]["values"]["inline"]
+    assert inline == {"replicas": 3}
+
+
 def test_a_bulk_deployment_names_all_that_cannot_be_and_deploys_none(
     database, make_instance
 ):

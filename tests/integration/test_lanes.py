@@ -378,7 +378,54 @@ def test_a_refused_connection_teaches_no_pace(database, gated, gate, make_instan
     assert limit._alone is None
 
 
+# === WHO IS DUE === #
+
+
+def test_those_who_wait_longest_come_first_and_many_have_two_lanes(
+    database, make_cluster, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+    from odoo.addons.vworkspace_push.delivery import deliver
+
+    monkeypatch.setattr(const, "DELIVERY_BATCH", 2)
+    few_at, many_at, paused = (place(database, make_cluster()) for _n in range(3))
+    few = [make_instance(f"few-{n}", **few_at) for n in range(2)]
+    many = [make_instance(f"many-{n}", **many_at) for n in range(3)]
+    held = make_instance("held", **paused)
+    make_pending(database, *few, *many, held)
+    wait_since(database, few, 10)
+    wait_since(database, many, 20)
+    database.sql(
+        "UPDATE vworkspace_cluster SET is_paused = TRUE WHERE id = %s",
+        paused["cluster_id"],
+    )
+
+    with database.transaction() as env:
+        due = deliver._due_lanes(env)
+
+    first, second = many_at["cluster_id"], few_at["cluster_id"]
+    ours = (first, second, paused["cluster_id"])
+    due = [lane for lane in due if lane[0] in ours]
+    assert due == [(first, 1), (second, 1), (first, 2)]
+
+
 # === FIXTURES AND HELPERS === #
+
+
+def place(database, cluster):
+    """Return where an application of that cluster is, as its fields."""
+    with database.transaction() as env:
+        namespaces = env["vworkspace.cluster"].browse(cluster.id).namespace_ids
+        return {"cluster_id": cluster.id, "namespace_id": namespaces[0].id}
+
+
+def wait_since(database, instances, minutes):
+    database.sql(
+        f"UPDATE {TABLE} SET next_attempt_at = next_attempt_at - %s * interval '1 min'"  # noqa: S608
+        " WHERE id = ANY(%s)",
+        minutes,
+        [instance.id for instance in instances],
+    )
 
 
 class Gate(ThreadingTCPServer):

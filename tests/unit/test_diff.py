@@ -104,6 +104,8 @@ def test_depth_has_no_limit() -> None:
         old, new = {"a": [old]}, {"a": [new]}
     (change,) = diff.changes(old, new)
     assert change == Change(".a[0]" * 5_000, 1, 2)
+    (change,) = diff.changes(None, new)
+    assert change == Change(".a[0]" * 5_000, ABSENT, 2)
 
 
 @given(_OBJECTS)

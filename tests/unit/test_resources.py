@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -454,6 +455,9 @@ def test_any_manifest_can_be_checked(manifest: dict[str, Any]) -> None:
     assert resources.check_application_instance(manifest)
 
 
+_PEM = "-----BEGIN PRIVATE KEY-----"
+
+
 @pytest.mark.parametrize(
     ("values", "paths"),
     [
@@ -475,6 +479,29 @@ def test_secret_material_is_found_by_the_rules_of_admission(
     values: Any, paths: list[str]
 ) -> None:
     assert resources.find_secret_material(values) == paths
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["", "x", "<set via externalSecret>", _PEM, 5, None, True]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["a", "password", "token"]), inner)
+        ),
+    )
+)
+def test_secret_material_is_found_wherever_it_is(values: Any) -> None:
+    def walk(path: str, key: str, value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                yield from walk(f"{path}.{name}" if path else name, name, item)
+        elif isinstance(value, list):
+            for place, item in enumerate(value):
+                yield from walk(f"{path}[{place}]", "", item)
+        elif isinstance(value, str) and resources.is_secret(key, value):
+            yield path
+
+    assert resources.find_secret_material(values) == list(walk("", "", values))
 
 
 # === READING BACK === #

@@ -1,5 +1,7 @@
 """One attempt to bring one intent to its cluster: network alone, no database."""
 
+import hashlib
+import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from .outcome import Outcome
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Intent:
     """One record's intent as committed, and the connection to deliver it on."""
 
@@ -26,9 +28,7 @@ class Intent:
     kind: str  # deploy, adopt or delete
     resource: Resource
     manifest: dict
-    signed: dict  # the manifest as it is sent
-    digest: str  # SHA-256 of that
-    changes: str  # to the revision before, as lines of text
+    manifest_before: str | None  # of the revision before, as JSON
     uid: str | None
     may_exist: bool  # whether an earlier attempt may have made the object
     attempts: int  # in a row that failed and may succeed by themselves
@@ -36,11 +36,27 @@ class Intent:
     takeover: frozenset[str] = frozenset()
     given_up: frozenset[str] = frozenset()
     connection: object = field(repr=False)  # a kube Connection, or why there is none
+    # Known from `work_out` on
+    signed: dict | None = None  # the manifest as it is sent
+    digest: str = ""  # SHA-256 of that
+    changes: str = ""  # to the revision before, as lines of text
 
     @property
     def makes_object(self):
         """Whether it is a first delivery, after which there is an object."""
         return self.kind == "deploy" and not self.uid
+
+    def work_out(self):
+        """Work out what is sent and what is told of it, unless it is known."""
+        if self.signed is not None:
+            return
+        signed = resources.signed(
+            self.manifest, database=self.database, record=self.record
+        )
+        text = json.dumps(signed, sort_keys=True, separators=(",", ":"))
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.changes = diff.revised(self.manifest_before, self.manifest)
+        self.signed = signed
 
 
 def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
@@ -53,6 +69,7 @@ def attempt(intent: Intent, errors: tuple[type[Exception], ...]):
     started = time.monotonic()
     error = None
     try:
+        intent.work_out()
         if isinstance(intent.connection, Exception):
             raise intent.connection
         result = _VERBS[intent.kind](intent)

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -180,7 +179,6 @@ class Connection:
 
         self._settings = settings
         self._token = token
-        self._sound_token = ""  # the last one that was looked at
         self._user_agent = user_agent
         self._send = _transport.send
         self._failures = _transport.FAILURES
@@ -300,7 +298,7 @@ class Connection:
 
     def _target(self, path: str, query: Mapping[str, str] | None) -> str:
         target = f"{self._prefix}{path}"
-        return f"{target}?{_encoded(tuple(query.items()))}" if query else target
+        return f"{target}?{urlencode(query)}" if query else target
 
     def _headers(self, content_type: str | None = None) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": self._user_agent}
@@ -320,13 +318,11 @@ class Connection:
             return ""
         if not token:
             raise Unauthorized("There is no token for this cluster.")
-        if token != self._sound_token:
-            if not re.fullmatch(r"[\x21-\x7e]+", token):
-                raise Unauthorized(
-                    "The token contains blanks, line breaks or characters that no "
-                    "token has; copy it again."
-                )
-            self._sound_token = token
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise Unauthorized(
+                "The token contains blanks, line breaks or characters that no token "
+                "has; copy it again."
+            )
         return token
 
     @contextmanager
@@ -396,11 +392,6 @@ class Connection:
     def _check_status(self, raw: Any, content: bytes) -> None:
         if not 200 <= raw.status < 300:
             raise from_response(raw.status, raw.headers, content)
-
-
-@lru_cache(maxsize=64)
-def _encoded(query: tuple[tuple[str, str], ...]) -> str:
-    return urlencode(query)  # that of an apply is mostly the same
 
 
 class Stream(AbstractContextManager["Stream"]):

@@ -82,25 +82,28 @@ def _is_equal_branch(before: Any, after: Any) -> bool:
 
 def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
     """Return the leaves of what is on one side alone, in the document's order."""
+    if value is ABSENT:
+        return []
+    if not _is_branch(value):
+        return [(path, value)]
     found: list[tuple[str, Any]] = []
-    if value is not ABSENT:
-        _add_leaves(path, value, found)
+    branches = [(path, value, _members(value))]  # each as far as it was looked through
+    while branches:
+        above, branch, members = branches[-1]
+        is_map = isinstance(branch, dict)
+        for key, item in members:
+            at = f"{above}.{key}" if is_map else f"{above}[{key}]"
+            if isinstance(item, (dict, list, tuple)) and item:
+                branches.append((at, item, _members(item)))
+                break
+            found.append((at, item))
+        else:
+            branches.pop()
     return found
 
 
-def _add_leaves(path: str, value: Any, found: list[tuple[str, Any]]) -> None:
-    # Most of a first delivery's work on its diff: leaves are not called for.
-    if not _is_branch(value):
-        found.append((path, value))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if isinstance(item, (dict, list, tuple)):
-                _add_leaves(f"{path}.{key}", item, found)
-            else:
-                found.append((f"{path}.{key}", item))
-    else:
-        for i, item in enumerate(value):
-            _add_leaves(f"{path}[{i}]", item, found)
+def _members(branch: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(branch.items() if isinstance(branch, dict) else enumerate(branch))
 
 
 def _are_alike(before: Any, after: Any) -> bool:

@@ -88,6 +88,11 @@ MAX_GENERATION = 2**31 - 1  # a database integer
 # === KINDS === #
 
 
+@lru_cache(maxsize=1_024)
+def _quoted(segment: str) -> str:
+    return quote(segment, safe="")  # which are mostly the same
+
+
 @dataclass(frozen=True)
 class Resource:
     """One kind, as the API server addresses it."""
@@ -102,13 +107,12 @@ class Resource:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}"
 
-    @lru_cache(maxsize=256)  # noqa: B019 there are three of them, and none goes
     def collection_path(self, namespace: str | None) -> str:
         """Return the path of all objects, of `namespace` or of the cluster."""
         segments = ["apis", self.group, self.version]
         if self.namespaced and namespace:
             segments += ["namespaces", namespace]
-        return "/" + "/".join(quote(part, safe="") for part in (*segments, self.plural))
+        return "".join(f"/{_quoted(part)}" for part in (*segments, self.plural))
 
     def path(self, name: str, namespace: str | None) -> str:
         """Return the path of one object.

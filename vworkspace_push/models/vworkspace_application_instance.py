@@ -108,9 +108,14 @@ class VworkspaceApplicationInstance(models.Model):
         help="The chart's values as YAML. No secrets: those belong into a Secret in "
         "the cluster.",
     )
-    # What they say, as JSON: a deployment of many reads this, not YAML.
+    # What they say, as JSON: a deployment of many reads this, not YAML. A release that
+    # reads YAML otherwise sets it to NULL in its migration; then YAML is read again.
     values_json = fields.Text(
-        compute="_compute_values_json", store=True, precompute=True, prefetch=False
+        compute="_compute_values_json",
+        store=True,
+        precompute=True,
+        prefetch=False,
+        exportable=False,
     )
     values_ref_name = fields.Char(
         string="Its Name", help="Of the Secret or ConfigMap, in the same namespace."
@@ -198,23 +203,24 @@ class VworkspaceApplicationInstance(models.Model):
 
     def init(self):
         # Each delivery and each status writes the row anew: long texts lie outside of
-        # it, and most pages have room for one more version without new index entries.
+        # it, and pages have room for versions that need no new index entries, such as
+        # those of most statuses.
         self.env.cr.execute(
             f"""ALTER TABLE {self._table}
-                  SET (toast_tuple_target = 256, fillfactor = 70)"""
+                  SET (toast_tuple_target = 512, fillfactor = 70)"""
         )
 
     # === COMPUTE METHODS === #
 
     @api.depends("values_yaml")
     def _compute_values_json(self):
-        for instance in self:
+        for instances in self.grouped("values_yaml").values():
             try:
-                values = instance._parse_values()
+                values = instances[0]._parse_values()
             except ValuesError:
-                instance.values_json = False  # whoever wants them is told why
+                instances.values_json = False  # whoever wants them is told why
             else:
-                instance.values_json = json.dumps(values, ensure_ascii=False)
+                instances.values_json = json.dumps(values, ensure_ascii=False)
 
     @api.depends(lambda self: sorted(self._desired_fields))
     def _compute_manifest_text(self):

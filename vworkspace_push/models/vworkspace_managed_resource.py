@@ -709,6 +709,7 @@ class VworkspaceManagedResource(models.AbstractModel):
         """Make `revisions` the intents of the records, in one statement."""
         self.revision_id._close("overtaken")
         self.flush_recordset()
+        intents = dict(zip(self.ids, revisions.ids, strict=True))
         self.env.cr.execute(
             f"""UPDATE "{self._table}" record
                    SET revision_id = new.revision_id,
@@ -726,8 +727,8 @@ class VworkspaceManagedResource(models.AbstractModel):
                 "state": "deleting" if kind == "delete" else "pending",
                 "now": fields.Datetime.now(),
                 "uid": self.env.uid,
-                "ids": self.ids,
-                "revisions": revisions.ids,
+                "ids": list(intents),
+                "revisions": list(intents.values()),
             },
         )
         self.invalidate_recordset()
