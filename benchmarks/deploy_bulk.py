@@ -1,11 +1,12 @@
 """A thousand applications deployed at once, beside two ways to do it without Odoo.
 
-Ours is the wall time from the one RPC call that deploys a thousand drafts to the moment
-when all outcomes and audit entries are committed: intents stored, objects applied by
-the delivery cron, outcomes stored. The rivals apply the same manifests under other
-names, and store nothing: `deploy-bulk` is one `kubectl apply --server-side` of one
-file, `deploy-bulk-raw` a bare Python loop in as many threads as delivery had calls
-under way at most, with everything prepared before its clock starts.
+Ours is the wall time from the one RPC call that deploys a thousand saved drafts to the
+moment when all outcomes and audit entries are committed: intents stored, objects
+applied by the delivery cron, outcomes stored. Their values were read as YAML when they
+were saved. The rivals apply the same manifests under other names, and store nothing:
+`deploy-bulk` is one `kubectl apply --server-side` of one file, `deploy-bulk-raw` a bare
+Python loop in as many threads as delivery had calls under way at most, with everything
+prepared before its clock starts.
 """
 
 import json

@@ -203,7 +203,6 @@ class Stack:
         for start in range(0, len(drafts), CREATED_AT_ONCE):
             part = drafts[start : start + CREATED_AT_ONCE]
             created += self.odoo.call(MODEL, "create", part)
-        self.execute("ANALYZE")  # as autovacuum does within a minute
         return created
 
 

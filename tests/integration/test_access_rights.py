@@ -108,7 +108,6 @@ METHODS = {
     (REVISION, "write"): None,
     (AUDIT, "action_open_record"): "viewer",
     (AUDIT, "init"): None,
-    (INSTANCE, "init"): None,
     (CAPABILITY, "write"): "operator",
     (LEFT_FIELD, "action_claim_again"): "operator",
     ("vworkspace.cluster.namespace", "create"): "admin",

@@ -201,15 +201,6 @@ class VworkspaceApplicationInstance(models.Model):
     _cluster_health_idx = models.Index("(cluster_id, health)")
     _name_idx = models.Index("(name, id)")  # the order of lists
 
-    def init(self):
-        # Each delivery and each status writes the row anew: long texts lie outside of
-        # it, and pages have room for versions that need no new index entries, such as
-        # those of most statuses.
-        self.env.cr.execute(
-            f"""ALTER TABLE {self._table}
-                  SET (toast_tuple_target = 512, fillfactor = 70)"""
-        )
-
     # === COMPUTE METHODS === #
 
     @api.depends("values_yaml")
