@@ -19,6 +19,13 @@ def act(database, record, method, *, login="admin"):
     return database.call(login, record._name, method, record.ids)
 
 
+def place_in(database, cluster):
+    """Return the place of an application in a cluster's first namespace, as fields."""
+    with database.transaction() as env:
+        namespaces = env[cluster._name].browse(cluster.ids).namespace_ids
+        return {"cluster_id": cluster.id, "namespace_id": namespaces[0].id}
+
+
 def make_pending(database, *records):
     """Commit intents as a request would that died before it delivered them."""
     with database.transaction() as env:

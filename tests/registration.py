@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from environment.certificates import LIFETIME
 from environment.control_plane import SERVICE_ACCOUNT, SYSTEM_NAMESPACE
+from tests.deliveries import place_in
 from tests.waiting import eventually
 
 SUBJECT = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{SERVICE_ACCOUNT}"
@@ -355,9 +356,8 @@ def activities(database, cluster):
 
 
 def make_application(database, cluster, name="wiki"):
+    place = place_in(database, cluster)
     with database.transaction() as env:
-        cluster = env[cluster._name].browse(cluster.ids)
-        place = {"cluster_id": cluster.id, "namespace_id": cluster.namespace_ids[0].id}
         return env["vworkspace.application.instance"].create(
             {"name": name, **place, **APPLICATION}
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from environment.processes import free_port
+from tests.deliveries import place_in
 from tests.integration.conftest import activate, replace_token, retire, spoil
 from tests.live_objects import get_object, list_objects
 
@@ -270,14 +271,8 @@ def test_a_defect_in_one_attempt_fails_that_record_alone(
 
     ids = [make_instance(name=f"wiki-{n}").id for n in range(3)]
     make_pending(database, ids)
-    real_apply = apply.apply
 
-    def fail_for_one(connection, resource, manifest, **keywords):
-        if manifest["metadata"]["name"] == "wiki-1":
-            raise ZeroDivisionError("token-of-the-test")
-        return real_apply(connection, resource, manifest, **keywords)
-
-    monkeypatch.setattr(apply, "apply", fail_for_one)
+    fail_for_one(monkeypatch, apply, "apply")
     database.run_cron("ir_cron_deliver")
 
     assert states(database, ids) == ["applied", "failed", "applied"]
@@ -297,14 +292,8 @@ def test_a_defect_before_an_attempt_fails_that_record_alone(
 
     ids = [make_instance(name=f"wiki-{n}").id for n in range(3)]
     make_pending(database, ids)
-    real_revised = diff.revised
 
-    def fail_for_one(before, manifest):
-        if manifest["metadata"]["name"] == "wiki-1":
-            raise ZeroDivisionError
-        return real_revised(before, manifest)
-
-    monkeypatch.setattr(diff, "revised", fail_for_one)
+    fail_for_one(monkeypatch, diff, "revised")
     database.run_cron("ir_cron_deliver")
 
     assert states(database, ids) == ["applied", "failed", "applied"]
@@ -483,9 +472,7 @@ def other_cluster(database, control_plane, namespace):
 @pytest.fixture
 def place_there(database, other_cluster):
     """Values to deploy in the other cluster."""
-    with database.transaction() as env:
-        place = env[other_cluster._name].browse(other_cluster.ids).namespace_ids
-    return {"cluster_id": other_cluster.id, "namespace_id": place.id}
+    return place_in(database, other_cluster)
 
 
 @pytest.fixture
@@ -494,6 +481,18 @@ def broken_cluster(database, other_cluster, place_there):
     url = f"https://127.0.0.1:{free_port()}"
     spoil(database, other_cluster, token=None, server_url=url)
     return place_there
+
+
+def fail_for_one(monkeypatch, module, function):
+    """Have a function, whose last argument is a manifest, fail for wiki-1's."""
+    real = getattr(module, function)
+
+    def fail(*arguments, **keywords):
+        if arguments[-1]["metadata"]["name"] == "wiki-1":
+            raise ZeroDivisionError("token-of-the-test")
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, function, fail)
 
 
 def make_pending(database, ids):

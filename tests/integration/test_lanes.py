@@ -16,6 +16,7 @@ from tests.deliveries import (
     become_due,
     count_objects,
     make_pending,
+    place_in,
     states,
 )
 from tests.integration.conftest import activate, replace_token, spoil
@@ -388,7 +389,7 @@ def test_those_who_wait_longest_come_first_and_many_have_two_lanes(
     from odoo.addons.vworkspace_push.delivery import deliver
 
     monkeypatch.setattr(const, "DELIVERY_BATCH", 2)
-    few_at, many_at, paused = (place(database, make_cluster()) for _n in range(3))
+    few_at, many_at, paused = (place_in(database, make_cluster()) for _n in range(3))
     few = [make_instance(f"few-{n}", **few_at) for n in range(2)]
     many = [make_instance(f"many-{n}", **many_at) for n in range(3)]
     held = make_instance("held", **paused)
@@ -410,13 +411,6 @@ def test_those_who_wait_longest_come_first_and_many_have_two_lanes(
 
 
 # === FIXTURES AND HELPERS === #
-
-
-def place(database, cluster):
-    """Return where an application of that cluster is, as its fields."""
-    with database.transaction() as env:
-        namespaces = env["vworkspace.cluster"].browse(cluster.id).namespace_ids
-        return {"cluster_id": cluster.id, "namespace_id": namespaces[0].id}
 
 
 def wait_since(database, instances, minutes):

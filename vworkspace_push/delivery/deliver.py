@@ -229,9 +229,7 @@ def _deliverable(table, joins=None):
     return SQL(
         """%(table)s record
       JOIN vworkspace_cluster cluster
-        ON cluster.id = record.cluster_id
-       AND cluster.active AND cluster.connectivity_mode = 'push'
-       AND cluster.state = 'active' AND cluster.is_paused IS NOT TRUE
+        ON cluster.id = record.cluster_id AND %(served)s
  LEFT JOIN vworkspace_delivery_lane lane
         ON lane.cluster_id = record.cluster_id
         %(joins)s
@@ -241,8 +239,18 @@ def _deliverable(table, joins=None):
        AND record.foreign_database IS NULL
        AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
         table=SQL.identifier(table),
+        served=_served("cluster"),
         joins=joins or SQL(),
         states=DUE_STATES,
+    )
+
+
+def _served(cluster):
+    """Return the SQL of whether anything is delivered to a cluster, by its alias."""
+    return SQL(
+        "%(cluster)s.active AND %(cluster)s.connectivity_mode = 'push' "
+        "AND %(cluster)s.state = 'active' AND %(cluster)s.is_paused IS NOT TRUE",
+        cluster=SQL.identifier(cluster),
     )
 
 
@@ -270,10 +278,10 @@ def _due_lanes(env):
         SQL(
             """SELECT known.id, count(*) FROM vworkspace_cluster known
                  JOIN LATERAL (%s) due ON TRUE
-                WHERE known.active AND known.connectivity_mode = 'push'
-                  AND known.state = 'active' AND known.is_paused IS NOT TRUE
+                WHERE %s
              GROUP BY known.id ORDER BY min(due.since)""",
             SQL(" UNION ALL ").join(parts),
+            _served("known"),
         )
     )
     due = env.cr.fetchall()
