@@ -10,6 +10,7 @@
     "external_dependencies": {
         "python": [
             "cryptography>=42",
+            "httptools>=0.6",
             "jsonschema>=4.18",
             "prometheus-client>=0.16",
             "PyYAML>=6",

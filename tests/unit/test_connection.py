@@ -176,6 +176,7 @@ def test_dripping_server_runs_into_the_total_timeout(
     server: FakeServer, connection: Connection
 ) -> None:
     def drip(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Endless: ")
         while not handler.server.closing.wait(0.05):
             handler.wfile.write(b"H")
             handler.wfile.flush()

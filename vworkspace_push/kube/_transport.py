@@ -4,7 +4,7 @@ Imported only when a connection is made, so that `kube` is cheap to import. What
 changed of urllib3's pool, and why: one shared TLS context (it would build one per
 socket, a megabyte each), no retries and redirects, no proxies from the environment, and
 sockets that another thread can cut in every phase, so that nothing waits longer than it
-may.
+may. Plain requests go over its sockets, but not through http.client.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -30,6 +30,7 @@ from urllib3.exceptions import (
     ProxyError,
 )
 
+from . import _exchange
 from .address import AddressPolicy, resolve
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Current(threading.local):
     exchange: Any = None
 
 
-def open_pool(settings: Settings, current: Current) -> urllib3.HTTPConnectionPool:
+def open_pool(settings: Settings, current: Current) -> Pool:
     """Return the pool for the server of `settings`.
 
     :param current: tells the pool's sockets which exchange they serve
@@ -71,35 +72,94 @@ def open_pool(settings: Settings, current: Current) -> urllib3.HTTPConnectionPoo
     connection_class = _connection_class(current, policy=settings.address_policy)
     manager.pool_classes_by_scheme = {"https": _pool_class(connection_class)}
     # The one pool that is needed: its manager would look it up for every request.
-    return manager.connection_from_url(settings.server)
+    return cast(Pool, manager.connection_from_url(settings.server))
 
 
-def send(
-    pool: urllib3.HTTPConnectionPool,
-    method: str,
-    target: str,
-    *,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    connect_timeout: float,
-    read_timeout: float,
-) -> urllib3.BaseHTTPResponse:
-    """Send one request and return its response, the body still unread.
+class Pool(urllib3.HTTPSConnectionPool):
+    """Connections to one server, kept open between requests."""
 
-    :param target: the path with the query
-    """
-    return pool.urlopen(
-        method,
-        target,
-        headers=headers,
-        body=body,
-        timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
-        retries=False,
-        redirect=False,
-        assert_same_host=False,  # a target names none
-        preload_content=False,
-        decode_content=False,
-    )
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        connect_timeout: float,
+        read_timeout: float,
+        limit: int,
+    ) -> _exchange.Answer:
+        """Send one request and return its answer, read as a whole.
+
+        :param target: the path with the query
+        :param headers: all of them, Host included
+        :param limit: bytes, see `_exchange.Answer`
+        """
+        answer = self.urlopen(
+            method,
+            target,
+            headers=headers,
+            body=body,
+            timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
+            retries=False,
+            redirect=False,
+            assert_same_host=False,  # a target names none
+            limit=limit,
+        )
+        return cast(_exchange.Answer, answer)
+
+    def open(
+        self,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        connect_timeout: float,
+        read_timeout: float,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a GET and return its response, the body still unread."""
+        return self.urlopen(
+            "GET",
+            target,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _make_request(  # type: ignore[override]  # as `urlopen` calls it
+        self, conn: Any, method: str, url: str, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """Have a request of `exchange` answered over the connection's socket."""
+        if "limit" not in options:
+            return super()._make_request(conn, method, url, **options)
+        timeout = options["timeout"]
+        conn.timeout = timeout.connect_timeout
+        self._validate_conn(conn)
+        request = _exchange.encode(method, url, options["headers"], options["body"])
+        conn.sock.settimeout(timeout.read_timeout)
+        conn.begin()
+        answer = _exchange.exchange(conn.sock, request, limit=options["limit"])
+        if not answer.keeps_alive:
+            conn.close()
+        conn.end()
+        return cast(urllib3.BaseHTTPResponse, answer)
+
+    def _put_conn(self, conn: Any) -> None:
+        """Keep it for later; urllib3 would warn of each that is one too many."""
+        if self.pool is not None:
+            with suppress(queue.Full, AttributeError):  # closed just now
+                self.pool.put(conn, block=False)
+                return
+        if conn is not None:
+            conn.close()
+
+    def _validate_conn(self, conn: Any) -> None:
+        """Connect; a warning about `insecure` would come with each connection."""
+        if conn.is_closed:
+            conn.connect()
 
 
 def _proxy(url: str) -> tuple[str, dict[str, str]]:
@@ -220,12 +280,20 @@ def _connection_class(
             except OSError as exc:
                 raise ProxyError("The tunnel was not opened.", exc) from exc
 
-        def request(self, *args: Any, **kwargs: Any) -> None:
+        def begin(self) -> None:
+            """Let the exchange that is under way be cut here from now on."""
             if self.sock is not None:
                 # TLS within a proxy's TLS is no socket itself but holds one.
                 plain = getattr(self.sock, "socket", self.sock)
                 current.exchange.attach(plain, owned=False)
             current.exchange.sent = True
+
+        def end(self) -> None:
+            """Let nothing cut it here any more: the next exchange may be another's."""
+            current.exchange.detach()
+
+        def request(self, *args: Any, **kwargs: Any) -> None:
+            self.begin()
             self._parts = []
             try:
                 super().request(*args, **kwargs)
@@ -244,24 +312,5 @@ def _connection_class(
     return Connection
 
 
-def _pool_class(
-    connection_class: type[HTTPSConnection],
-) -> type[urllib3.HTTPSConnectionPool]:
-    class Pool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = connection_class
-
-        def _put_conn(self, conn: Any) -> None:
-            """Keep it for later; urllib3 would warn of each that is one too many."""
-            if self.pool is not None:
-                with suppress(queue.Full, AttributeError):  # closed just now
-                    self.pool.put(conn, block=False)
-                    return
-            if conn is not None:
-                conn.close()
-
-        def _validate_conn(self, conn: Any) -> None:
-            """Connect; a warning about `insecure` would come with each connection."""
-            if conn.is_closed:
-                conn.connect()
-
-    return Pool
+def _pool_class(connection_class: type[HTTPSConnection]) -> type[Pool]:
+    return type("Pool", (Pool,), {"ConnectionCls": connection_class})

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import socket
 
 MIB = 1024 * 1024
-MAX_ERROR_BYTES = MIB  # of a response that is not 2xx
 USER_AGENT = "vworkspace-odoo"
 _LOOPBACK_TOO = AddressPolicy(allow_loopback=True)
 
@@ -180,11 +179,11 @@ class Connection:
         self._settings = settings
         self._token = token
         self._user_agent = user_agent
-        self._send = _transport.send
         self._failures = _transport.FAILURES
         self._current = _transport.Current()
         self._pool = _transport.open_pool(settings, self._current)
-        self._prefix = urlsplit(settings.server).path
+        parts = urlsplit(settings.server)
+        self._host, self._prefix = parts.netloc, parts.path
         self._lock = threading.Lock()
         self._exchanges: set[Cancellation] = set()
         self._closed = False
@@ -229,22 +228,22 @@ class Connection:
         content = None if body is None else encode_json(body)
         headers = self._headers(content_type if content is not None else None)
         with self._exchange(cancellation or Cancellation(), budget):
-            raw = self._send(
-                self._pool,
+            answer = self._pool.exchange(
                 method,
                 self._target(path, query),
                 headers=headers,
                 body=content,
                 connect_timeout=min(settings.connect_timeout, budget),
                 read_timeout=min(settings.read_timeout, budget),
+                limit=settings.max_response_bytes,
             )
-            answer = self._read(raw)
-        self._check_status(raw, answer)
+        if not 200 <= answer.status < 300:
+            raise from_response(answer.status, answer.headers, answer.content)
         return Response(
-            status=raw.status,
-            data=parse_json(answer),
-            headers=raw.headers,
-            warnings=parse_warnings(raw.headers.getlist("Warning")),
+            status=answer.status,
+            data=parse_json(answer.content),
+            headers=answer.headers,
+            warnings=parse_warnings(answer.headers.getlist("Warning")),
         )
 
     def stream(
@@ -266,17 +265,14 @@ class Connection:
         budget = settings.connect_timeout + settings.read_timeout
         headers = self._headers()
         with self._exchange(cancellation, budget, keep=True):
-            raw = self._send(
-                self._pool,
-                "GET",
+            raw = self._pool.open(
                 self._target(path, query),
                 headers=headers,
-                body=None,
                 connect_timeout=settings.connect_timeout,
                 read_timeout=read_timeout,
             )
             if not 200 <= raw.status < 300:
-                self._check_status(raw, self._read(raw))
+                raise from_response(raw.status, raw.headers, self._read(raw))
             check_encoding(raw)
         return Stream(
             raw,
@@ -301,7 +297,12 @@ class Connection:
         return f"{target}?{urlencode(query)}" if query else target
 
     def _headers(self, content_type: str | None = None) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        headers = {
+            "Host": self._host,
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": self._user_agent,
+        }
         if token := self.bearer_token():
             headers["Authorization"] = f"Bearer {token}"
         return {**headers, "Content-Type": content_type} if content_type else headers
@@ -380,18 +381,12 @@ class Connection:
             self._exchanges.discard(cancellation)
 
     def _read(self, raw: Any) -> bytes:
-        limit = self._settings.max_response_bytes
-        if not 200 <= raw.status < 300:
-            limit = min(limit, MAX_ERROR_BYTES)
+        """Return the body of a stream that is refused."""
         try:
-            return read_bounded(raw, limit=limit)
+            return read_bounded(raw, limit=self._settings.max_response_bytes)
         except BaseException:
             raw.close()  # what was not read would answer the next request
             raise
-
-    def _check_status(self, raw: Any, content: bytes) -> None:
-        if not 200 <= raw.status < 300:
-            raise from_response(raw.status, raw.headers, content)
 
 
 class Stream(AbstractContextManager["Stream"]):

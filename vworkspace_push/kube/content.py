@@ -13,27 +13,39 @@ from typing import Any
 from .errors import Denied, InvalidResponse
 
 CHUNK = 64 * 1024  # bytes read at once
+MAX_ERROR_BYTES = 1024 * 1024  # of a response that is not 2xx
 MAX_DEPTH = 100  # of nested JSON; chart values may have 64
 MAX_WARNINGS = 16
 MAX_WARNING = 1_000  # characters
 
 
 def read_bounded(raw: Any, *, limit: int) -> bytes:
-    """Return the body of a response.
+    """Return the body of a response of urllib3.
 
-    :param limit: bytes
+    :param limit: as for `check_size`
     :raise InvalidResponse: it is larger, or compressed
     """
     check_encoding(raw)
     content = bytearray()
     while chunk := raw.read(CHUNK, decode_content=False):
         content += chunk
-        if len(content) > limit:
-            raise InvalidResponse(
-                f"The server's answer is larger than {limit:,} bytes.",
-                reason="TooLarge",
-            )
+        check_size(len(content), status=raw.status, limit=limit)
     return bytes(content)
+
+
+def check_size(size: int, *, status: int, limit: int) -> None:
+    """Refuse a body that is too large.
+
+    :param size: bytes that came so far
+    :param limit: bytes; of a response that is not 2xx, at most 1 MiB
+    :raise InvalidResponse: it is larger
+    """
+    if not 200 <= status < 300:
+        limit = min(limit, MAX_ERROR_BYTES)
+    if size > limit:
+        raise InvalidResponse(
+            f"The server's answer is larger than {limit:,} bytes.", reason="TooLarge"
+        )
 
 
 def check_encoding(raw: Any) -> None:
