@@ -316,6 +316,16 @@ def test_pulse_notices_that_the_servers_versions_moved_backwards(
     assert _queries(server)[0] == {"limit": "1"}
 
 
+def test_pulse_that_lost_its_position_still_notices_that_versions_moved_backwards(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _not_served, _list("a", version="20"), HOLD)
+    run = start(version="10", is_pulse=True, farthest=lambda: "30")
+    run.handler.wait_for("replaced", ("a",), "20")
+    assert ("rewound",) in run.handler.calls
+    assert _queries(server)[0] == {"limit": "1"}
+
+
 def test_pulse_keeps_a_position_that_the_server_has_reached(
     server: FakeServer, start: Start
 ) -> None:

@@ -308,6 +308,8 @@ class Reflector:
     def _list(self, connection: Connection, cancellation: Cancellation) -> None:
         self._report(StreamState("listing"))
         self._set_due(PULSE_LISTING)
+        # Read before: other streams go on meanwhile.
+        farthest = self._farthest() if self.is_pulse and self._doubts else ""
         items, version = list_all(
             connection,
             self._scope.resource,
@@ -316,6 +318,8 @@ class Reflector:
             cancellation=cancellation,
         )
         self._handler.heard(self._scope)
+        if newer(farthest, version):
+            self._handler.rewound(self._scope)
         self._handler.replaced(self._scope, items, version)
         self._version = version
         self._doubts = False

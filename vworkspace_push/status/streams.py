@@ -581,6 +581,7 @@ class Stream(Feeder):
         self.reflector.interrupt()
 
     def list_again(self):
+        self._version = None  # it holds no more, nor does what is older disprove it
         self.reflector.list_again()
 
     def event_at(self, _scope):
