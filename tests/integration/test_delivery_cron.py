@@ -187,6 +187,28 @@ def test_many_records_at_once_are_left_to_the_cron(
     assert len(list_objects(control_plane, namespace)) == count
 
 
+def test_each_retry_has_a_run_in_its_own_time(database, make_instance):
+    """The attempts of a batch wait for different times."""
+    put_off_all(database)
+    first, second, late, paused = (make_instance(name=f"wiki-{n}") for n in range(4))
+    make_pending(database, [record.id for record in (first, second, late, paused)])
+    database.call("admin", paused._name, "action_pause", paused.ids)
+    for record, seconds in ((first, 20), (second, 40), (late, 100), (paused, 10)):
+        become_due(database, record, in_seconds=seconds)
+
+    for record in (first, second):
+        forget_triggers(database)
+        database.run_cron("ir_cron_deliver")
+        due = database.read(record, "next_attempt_at")
+        (next_run,) = triggers(database)
+        assert next_run == due
+        become_due(database, record)
+
+    forget_triggers(database)
+    database.run_cron("ir_cron_deliver")
+    assert triggers(database) == []  # the cron itself runs before that
+
+
 # === WHEN THERE IS NO TIME LEFT === #
 
 
@@ -511,6 +533,15 @@ def become_due(database, instance, *, in_seconds=0):
         in_seconds,
         instance.id,
     )
+
+
+def put_off_all(database):
+    """Let nothing that other tests left be due soon."""
+    for table in (TABLE, "vworkspace_operation"):
+        database.sql(
+            f"UPDATE {table} SET next_attempt_at = next_attempt_at"  # noqa: S608
+            " + interval '1 h' WHERE next_attempt_at IS NOT NULL"
+        )
 
 
 def wait_after(database, instance, *, attempts):

@@ -70,10 +70,7 @@ def run_cron(env):
         _logger.exception("Drift could not be healed; tried again.")
     handled, complete = run(env.registry, budget=const.DELIVERY_BUDGET)
     env["ir.cron"]._commit_progress(handled)
-    if not complete:
-        # Not as progress that remains: Odoo would run it again at once, ten times, and
-        # would end a process whose jobs take longer than its time limit together.
-        in_transaction(env.registry, waker.trigger, fields.Datetime.now())
+    in_transaction(env.registry, _trigger_next_run, not complete)
 
 
 def run(registry, *, budget=const.DELIVERY_BUDGET):
@@ -176,6 +173,21 @@ def _deliver_waiting(registry, waiting):
         _logger.exception("Delivery after commit failed; the cron will deliver.")
 
 
+def _trigger_next_run(env, is_cut_short):
+    """Have the cron run again in time, where something is due before it would.
+
+    Attempts of one batch end at different times, and so do their waits.
+
+    :param is_cut_short: whether something is due already
+    """
+    if is_cut_short:
+        # Not as progress that remains: Odoo would run it again at once, ten times, and
+        # would end a process whose jobs take longer than its time limit together.
+        waker.trigger(env, fields.Datetime.now())
+    elif at := _next_due(env):
+        waker.trigger(env, at)
+
+
 def _heal_due(env):
     env["vworkspace.application.instance"]._heal_due()
 
@@ -227,6 +239,15 @@ def _deliverable(table, joins=None):
     :param joins: further tables
     """
     return SQL(
+        """%s AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
+       AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
+        _waiting(table, joins),
+    )
+
+
+def _waiting(table, joins=None):
+    """Return the SQL of which records may be delivered once their time has come."""
+    return SQL(
         """%(table)s record
       JOIN vworkspace_cluster cluster
         ON cluster.id = record.cluster_id AND %(served)s
@@ -234,10 +255,8 @@ def _deliverable(table, joins=None):
         ON lane.cluster_id = record.cluster_id
         %(joins)s
      WHERE record.delivery_state IN %(states)s
-       AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
        AND record.is_paused IS NOT TRUE
-       AND record.foreign_database IS NULL
-       AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
+       AND record.foreign_database IS NULL""",
         table=SQL.identifier(table),
         served=_served("cluster"),
         joins=joins or SQL(),
@@ -287,6 +306,31 @@ def _due_lanes(env):
     due = env.cr.fetchall()
     first = [(cluster_id, 1) for cluster_id, _amount in due]
     return first + [(c, 2) for c, amount in due if amount > const.DELIVERY_BATCH]
+
+
+def _next_due(env):
+    """Return when the next record is due whose time has not come; None: none soon.
+
+    A lane that is open has had the cron triggered for its own time.
+
+    :return: a time (naive UTC) before the cron's next run in any case
+    """
+    parts = [
+        SQL(
+            """SELECT record.next_attempt_at AS due_at FROM %(waiting)s
+                  AND record.next_attempt_at > now() AT TIME ZONE 'UTC'
+                  AND record.next_attempt_at
+                      < now() AT TIME ZONE 'UTC' + %(soon)s * interval '1 s'
+                  AND (lane.retry_at IS NULL
+                       OR lane.retry_at <= record.next_attempt_at)""",
+            waiting=_waiting(env[model]._table),
+            soon=waker.LOOKED_FOR_ANYWAY,
+        )
+        for model in MODELS
+    ]
+    union = SQL(" UNION ALL ").join(parts)
+    env.cr.execute(SQL("SELECT min(due_at) FROM (%s) waiting", union))
+    return env.cr.fetchone()[0]
 
 
 def _open_clusters(env, model, ids):
