@@ -18,6 +18,7 @@ INSTANCE = "vworkspace.application.instance"
 OPERATION = "vworkspace.operation"
 BACKUP = {"capability": "backup", "engine": "velero"}
 NOISE = (" ERROR ", " CRITICAL ", "Traceback")
+PAGES = " werkzeug: "  # a line for each page, of which a test reads hundreds
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)  # of a log, begins here
 CRON_THREADS = 3  # of each server
 READ_LOG = pytest.StashKey()  # a function that returns what a test had logged
@@ -86,7 +87,8 @@ def pytest_runtest_makereport(item, call):
     report = yield
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if report.failed and (read := item.stash.get(READ_LOG, None)):
-        report.sections.append(("Odoo's log", read()[-LOG_SHOWN:]))
+        entries = [entry for entry in ENTRY.split(read()) if PAGES not in entry]
+        report.sections.append(("Odoo's log", "".join(entries)[-LOG_SHOWN:]))
     return report
 
 

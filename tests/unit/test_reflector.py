@@ -326,6 +326,56 @@ def test_pulse_that_lost_its_position_still_notices_that_versions_moved_backward
     assert _queries(server)[0] == {"limit": "1"}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _fail(401, "Unauthorized", "Unauthorized"),
+        _fail(403, "Forbidden", "It may not."),
+        _fail(429, "TooManyRequests", "storage is (re)initializing"),
+        _fail(503, "ServiceUnavailable", "apiserver is shutting down"),
+        _watch(("MODIFIED", _object("a", "30"))),
+    ],
+    ids=["unauthorized", "forbidden", "throttled", "failed", "ended early"],
+)
+def test_pulse_compares_versions_after_whatever_a_restarted_server_may_answer(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(module, "UNAUTHORIZED_FIRST", 0.01)
+    monkeypatch.setattr(module, "RECHECK_FIRST", 0.01)
+    monkeypatch.setattr(module, "PULSE_RETRY", 0.01)
+    older = _list(version="20")
+    server.on(PATH, _list(version="30"), answer, older, _list("b", version="21"), HOLD)
+    run = start(is_pulse=True)
+    run.handler.wait_for("replaced", ("b",), "21")
+    assert ("rewound",) in run.handler.calls
+
+
+def test_what_other_streams_see_while_the_pulse_compares_is_no_rewind(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list(version="40"), HOLD)
+    run = start(
+        version="30",
+        is_pulse=True,
+        farthest=lambda: "50" if server.requests else "35",
+    )
+    run.handler.wait_for("watching")
+    assert ("rewound",) not in run.handler.calls
+
+
+def test_a_stream_that_is_made_the_pulse_compares_versions(
+    server: FakeServer, start: Start
+) -> None:
+    """What it follows may be a connection that died just now."""
+    server.on(PATH, _list(version="30"), HOLD, _list(version="20"), _list("a"), HOLD)
+    run = start()
+    run.handler.wait_for("watching")
+    run.reflector.is_pulse = True
+    run.reflector.interrupt()
+    run.handler.wait_for("replaced", ("a",), "10")
+    assert ("rewound",) in run.handler.calls
+
+
 def test_pulse_keeps_a_position_that_the_server_has_reached(
     server: FakeServer, start: Start
 ) -> None:

@@ -60,6 +60,7 @@ PULSE_GRACE = 2.0  # s after which a pulse's end is overdue
 PULSE_OPENING = 7.0  # s for a pulse's watch to begin
 PULSE_LISTING = 30.0  # s for a pulse's list
 PULSE_RETRY = 6.0  # s, the longest a pulse waits before it tries again
+EARLY = 2.0  # s before its time that a watch's end makes doubt whether the server lives
 PULSE_DOUBT = 180.0  # s without a bookmark, after which a pulse compares versions
 POLL = 1.0  # s between two looks for an interruption while waiting
 
@@ -219,7 +220,10 @@ class Reflector:
                 _logger.exception("%r: unexpected failure; listing again", self)
                 error, delay = self._give_up_position(exc)
             if cancellation.cancelled and cancellation is not self._expired:
-                continue  # interrupted on purpose: no failure, and no wait
+                # Interrupted on purpose: no failure, and no wait. There might have been
+                # one all the same.
+                self._doubts = True
+                continue
             if error is not None:
                 self._wait(error, delay, cancellation)
 
@@ -258,6 +262,7 @@ class Reflector:
             self._due = None
         if self._wants_list:
             self._wants_list, self._version = False, None
+            self._doubts = False  # whoever asked for it had them
         return None if self._stop.is_set() else self._cancellation
 
     def _attempt(self, cancellation: Cancellation) -> None:
@@ -273,6 +278,7 @@ class Reflector:
     def _compare(self, connection: Connection, cancellation: Cancellation) -> None:
         """Give the position up if the server has not come that far (any more)."""
         self._set_due(PULSE_OPENING)
+        farthest = self._farthest()  # before: other streams go on meanwhile
         answer = connection.request(
             "GET",
             self._scope.resource.collection_path(self._scope.namespace),
@@ -283,7 +289,7 @@ class Reflector:
         current = metadata_text(answer.data, "resourceVersion")
         if not current:
             raise InvalidResponse("The server's list has no resourceVersion.")
-        if newer(self._version or "", current) or newer(self._farthest(), current):
+        if newer(self._version or "", current) or newer(farthest, current):
             self._version = None
             self._handler.rewound(self._scope)
         self._doubts = False
@@ -308,7 +314,6 @@ class Reflector:
     def _list(self, connection: Connection, cancellation: Cancellation) -> None:
         self._report(StreamState("listing"))
         self._set_due(PULSE_LISTING)
-        # Read before: other streams go on meanwhile.
         farthest = self._farthest() if self.is_pulse and self._doubts else ""
         items, version = list_all(
             connection,
@@ -352,9 +357,12 @@ class Reflector:
                 if cancellation.cancelled:
                     return
         self._due = None
-        if self.is_pulse and time.monotonic() - self._last_event > PULSE_DOUBT:
+        now = time.monotonic()
+        if now - opened < lifetime - EARLY:  # as by a server that shuts down
             self._doubts = True
-            self._last_event = time.monotonic()
+        elif self.is_pulse and now - self._last_event > PULSE_DOUBT:
+            self._doubts = True
+            self._last_event = now
         if cancellation.cancelled:
             return
         if not events and time.monotonic() - opened < SHORT_WATCH:
@@ -403,11 +411,12 @@ class Reflector:
         :param listed: whether the attempt that failed began with a list
         """
         delay = self._delay(error, listed=listed)
-        if isinstance(error, (Unreachable, ServerFailed)):
-            self._doubts = True  # who answers next may have been restored
-            if self.is_pulse:
-                soon = PULSE_RETRY * (0.5 + self._rand.random() / 2)
-                delay = max(error.retry_after or 0, min(delay, soon))
+        # Who answers next may have been restored: while it starts, a server may also
+        # refuse credentials and rights, or ask to be left alone.
+        self._doubts = True
+        if self.is_pulse and isinstance(error, (Unreachable, ServerFailed)):
+            soon = PULSE_RETRY * (0.5 + self._rand.random() / 2)
+            delay = max(error.retry_after or 0, min(delay, soon))
         return error, delay
 
     def _delay(self, error: KubeError, *, listed: bool) -> float:
