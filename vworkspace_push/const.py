@@ -17,7 +17,9 @@ NOTIFY_CHANNEL = "vworkspace_push"
 DELIVER_AFTER_COMMIT_LIMIT = 5
 DELIVER_AFTER_COMMIT_BUDGET = 10.0  # s for which such a request begins attempts
 
-DELIVERY_BATCH = 100  # records of one cluster that one transaction locks
+DELIVERY_BATCH = 200  # records of one cluster that are delivered together, at most
+DELIVERY_FIRST = 25  # likewise, of the first ones in a run: calls begin sooner
+DELIVERY_BYTES = 8 * 1024 * 1024  # of their manifests, or one that is larger
 DELIVERY_LANES = 8  # clusters that one cron run delivers to at the same time
 DELIVERY_BUDGET = 50.0  # s for which one cron run begins attempts; Odoo's limit is 120
 DELIVERY_TIMEOUT = 8.0  # s for one API call, while a user may be waiting for it

@@ -283,19 +283,20 @@ def clock():
 @pytest.fixture
 def lose_answers(monkeypatch):
     """Return a context in which nobody hears what the API server created."""
-    from odoo.addons.vworkspace_push.kube.connection import Connection
+    from odoo.addons.vworkspace_push.kube._transport import Pool
 
-    real_read = Connection._read
+    real_exchange = Pool.exchange
 
-    def read(connection, raw):
-        if raw.status == 201:
+    def exchange(pool, *arguments, **keywords):
+        answer = real_exchange(pool, *arguments, **keywords)
+        if answer.status == 201:
             raise TimeoutError
-        return real_read(connection, raw)
+        return answer
 
     @contextmanager
     def losing():
         with monkeypatch.context() as patched:
-            patched.setattr(Connection, "_read", read)
+            patched.setattr(Pool, "exchange", exchange)
             yield
 
     return losing

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.deliveries import (
+    INSTANCE,
     TABLE,
     act,
     become_due,
@@ -408,6 +409,25 @@ def test_those_who_wait_longest_come_first_and_many_have_two_lanes(
     ours = (first, second, paused["cluster_id"])
     due = [lane for lane in due if lane[0] in ours]
     assert due == [(first, 1), (second, 1), (first, 2)]
+
+
+def test_a_batch_has_no_more_than_fits_into_memory(
+    database, make_instance, monkeypatch
+):
+    from odoo.addons.vworkspace_push import const
+    from odoo.addons.vworkspace_push.delivery import deliver
+
+    large = [make_instance(f"large-{n}") for n in range(4)]
+    make_pending(database, *large)
+    with database.transaction() as env:
+        record = env[INSTANCE].browse(large[0].id)
+        cluster_id, length = record.cluster_id.id, len(record.intent_manifest)
+
+    monkeypatch.setattr(const, "DELIVERY_BYTES", 2 * length + 10)
+    assert deliver.deliver(database.registry, INSTANCE, cluster_id) == 2
+    monkeypatch.setattr(const, "DELIVERY_BYTES", 1)
+    assert deliver.deliver(database.registry, INSTANCE, cluster_id) == 1
+    assert states(database, *large) == ["applied"] * 3 + ["pending"]
 
 
 # === FIXTURES AND HELPERS === #

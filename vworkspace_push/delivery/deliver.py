@@ -82,38 +82,68 @@ def run(registry, *, budget=const.DELIVERY_BUDGET):
     """
     deadline = time.monotonic() + budget
     handled = 0
-    busy = {}  # future by lane
+    busy = {}  # future and size of the batch, by lane
+    begun = set()  # clusters
     idle = {}  # until when a cluster is left alone, such as one that others deliver to
+    due, look_at = [], 0.0
     with ThreadPoolExecutor(const.DELIVERY_LANES, "vworkspace-lane") as pool:
         while True:
-            due = in_transaction(registry, _due_lanes)
+            if time.monotonic() >= look_at or not busy:
+                due = in_transaction(registry, _due_lanes)
+                look_at = time.monotonic() + LOOK_EVERY
             now = time.monotonic()
             if now > deadline:
                 due = []
             due = [d for d in due if d not in busy and idle.get(d[0], now) <= now]
-            for lane in due[: const.DELIVERY_LANES - len(busy)]:
-                busy[lane] = pool.submit(_lane, registry, lane[0], deadline)
+            free = const.DELIVERY_LANES - len(busy)
+            for lane in due[:free]:
+                cluster_id = lane[0]
+                size = const.DELIVERY_BATCH
+                if cluster_id not in begun:
+                    size = min(size, const.DELIVERY_FIRST)
+                begun.add(cluster_id)
+                future = pool.submit(_lane, registry, cluster_id, deadline, size)
+                busy[lane] = future, size
+            due = due[free:]  # they have the next lanes that end
             if not busy:
                 return handled, now <= deadline
-            done, _not_done = wait(
-                busy.values(), timeout=LOOK_EVERY, return_when=FIRST_COMPLETED
-            )
-            for lane in [known for known, future in busy.items() if future in done]:
-                count = busy.pop(lane).result()
-                handled += count
+            futures = [future for future, _size in busy.values()]
+            wait(futures, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
+            for lane, (future, size) in list(busy.items()):
+                if not future.done():
+                    continue
+                del busy[lane]
+                handled += (count := future.result())
                 if not count:
                     idle[lane[0]] = time.monotonic() + LOOK_AGAIN
+                elif count >= size:
+                    due.append(lane)  # there is more, most likely
 
 
-def deliver(registry, model, cluster_id, *, deadline=math.inf, ids=None):
+def deliver(
+    registry,
+    model,
+    cluster_id,
+    *,
+    deadline=math.inf,
+    size=None,
+    ids=None,
+):
     """Deliver one batch of what is due in a cluster; return how many attempts it made.
 
     :param deadline: by the monotonic clock, after which no further attempt is begun
+    :param size: records that it takes at most; None: as many as a batch has
     :param ids: only these records; None: whatever is due
     """
     attempts = 0
     with registry.cursor() as lock_cr:
-        todo = _lock_due(lock_cr, registry[model]._table, cluster_id, ids)
+        todo = _lock_due(
+            lock_cr,
+            registry[model]._table,
+            cluster_id,
+            size or const.DELIVERY_BATCH,
+            ids,
+        )
         for _pass in range(PASSES):
             if not todo:
                 break
@@ -195,14 +225,15 @@ def _heal_due(env):
 # === LANES === #
 
 
-def _lane(registry, cluster_id, deadline):
+def _lane(registry, cluster_id, deadline, size):
     """Deliver one batch of each model to one cluster; return the records handled."""
     threading.current_thread().dbname = registry.db_name
     try:
         if not _probe(registry, cluster_id):
             return 0
         return sum(
-            deliver(registry, model, cluster_id, deadline=deadline) for model in MODELS
+            deliver(registry, model, cluster_id, deadline=deadline, size=size)
+            for model in MODELS
         )
     except Exception:
         # One cluster's trouble stays with that cluster; what is due stays due.
@@ -232,17 +263,25 @@ def _connection_to_probe(env, cluster_id):
 
 # === LOCKING AND READING === #
 
+# Of a record: something is to be delivered, and its time has come.
+WAITS = SQL(
+    """record.delivery_state IN %s AND record.is_paused IS NOT TRUE
+       AND record.foreign_database IS NULL""",
+    DUE_STATES,
+)
+IS_DUE = SQL("record.next_attempt_at <= now() AT TIME ZONE 'UTC'")
+# Of a cluster's lane
+LANE_IS_READY = SQL(
+    "(lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')"
+)
+
 
 def _deliverable(table, joins=None):
     """Return the SQL of which records may be delivered now.
 
     :param joins: further tables
     """
-    return SQL(
-        """%s AND record.next_attempt_at <= now() AT TIME ZONE 'UTC'
-       AND (lane.retry_at IS NULL OR lane.retry_at <= now() AT TIME ZONE 'UTC')""",
-        _waiting(table, joins),
-    )
+    return SQL("%s AND %s AND %s", _waiting(table, joins), IS_DUE, LANE_IS_READY)
 
 
 def _waiting(table, joins=None):
@@ -254,13 +293,11 @@ def _waiting(table, joins=None):
  LEFT JOIN vworkspace_delivery_lane lane
         ON lane.cluster_id = record.cluster_id
         %(joins)s
-     WHERE record.delivery_state IN %(states)s
-       AND record.is_paused IS NOT TRUE
-       AND record.foreign_database IS NULL""",
+     WHERE %(waits)s""",
         table=SQL.identifier(table),
         served=_served("cluster"),
         joins=joins or SQL(),
-        states=DUE_STATES,
+        waits=WAITS,
     )
 
 
@@ -285,22 +322,23 @@ def _due_lanes(env):
     # Of each cluster no more rows are looked at than tell whether it has two lanes.
     parts = [
         SQL(
-            """(SELECT record.next_attempt_at AS since FROM %s
-                   AND record.cluster_id = known.id
+            """(SELECT record.next_attempt_at AS since FROM %s record
+                 WHERE record.cluster_id = known.id AND %s AND %s
                  ORDER BY record.next_attempt_at LIMIT %s)""",
-            _deliverable(env[model]._table),
-            const.DELIVERY_BATCH + 1,
+            SQL.identifier(env[model]._table),
+            *(WAITS, IS_DUE, const.DELIVERY_BATCH + 1),
         )
         for model in MODELS
     ]
     env.cr.execute(
         SQL(
             """SELECT known.id, count(*) FROM vworkspace_cluster known
+            LEFT JOIN vworkspace_delivery_lane lane ON lane.cluster_id = known.id
                  JOIN LATERAL (%s) due ON TRUE
-                WHERE %s
+                WHERE %s AND %s
              GROUP BY known.id ORDER BY min(due.since)""",
             SQL(" UNION ALL ").join(parts),
-            _served("known"),
+            *(_served("known"), LANE_IS_READY),
         )
     )
     due = env.cr.fetchall()
@@ -346,12 +384,17 @@ def _open_clusters(env, model, ids):
     return [row[0] for row in env.cr.fetchall()]
 
 
-def _lock_due(cr, table, cluster_id, ids):
+def _lock_due(cr, table, cluster_id, size, ids):
+    """Lock what is due, up to that many records, and return those of one batch.
+
+    What its manifests leave no room for stays locked meanwhile, and is due next.
+    """
     # NO KEY: a plain FOR UPDATE would block the foreign key check that PostgreSQL makes
     # when the outcome's transaction updates a record twice, and so block ourselves.
     cr.execute(
         SQL(
-            """SELECT record.id FROM %(deliverable)s
+            """SELECT record.id, octet_length(revision.manifest)
+                 FROM %(deliverable)s
                   AND record.cluster_id = %(cluster)s
                   AND %(chosen)s
              ORDER BY record.next_attempt_at, record.id
@@ -361,15 +404,23 @@ def _lock_due(cr, table, cluster_id, ids):
                 table,
                 SQL(
                     "JOIN vworkspace_delivery_lock lock "
-                    "ON lock.id = record.delivery_lock_id"
+                    "ON lock.id = record.delivery_lock_id "
+                    "LEFT JOIN vworkspace_revision revision "
+                    "ON revision.id = record.revision_id"
                 ),
             ),
             cluster=cluster_id,
             chosen=SQL("TRUE") if ids is None else SQL("record.id = ANY(%s)", ids),
-            limit=const.DELIVERY_BATCH,
+            limit=size,
         )
     )
-    return [row[0] for row in cr.fetchall()]
+    found, total = [], 0
+    for record_id, length in cr.fetchall():
+        total += length or 0
+        if found and total > const.DELIVERY_BYTES:
+            break
+        found.append(record_id)
+    return found
 
 
 def _read_batch(env, model, cluster_id, ids):

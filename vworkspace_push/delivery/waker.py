@@ -24,8 +24,10 @@ LOOKED_FOR_ANYWAY = 60.0  # s, how often the cron threads look by themselves
 
 def trigger(env, at):
     """Have the delivery cron run at `at` (naive UTC), once this is committed."""
-    env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger(at)
+    # Asked before Odoo asks, which tells the cron threads of what is due by then: what
+    # becomes due between the two is told of twice, and not by nobody.
     seconds = (at - fields.Datetime.now()).total_seconds()
+    env.ref("vworkspace_push.ir_cron_deliver").sudo()._trigger(at)
     if seconds > 0:
         env.cr.postcommit.add(partial(waker.wake_in, env.cr.dbname, seconds))
 

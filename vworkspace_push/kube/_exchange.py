@@ -23,7 +23,6 @@ from .errors import InvalidResponse
 
 RECORD = 16 * 1024  # bytes read at once: TLS has no larger record
 MAX_HEADERS = 64 * 1024  # bytes
-_LINE = re.compile(r"[\r\n\0]")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 # As urllib3: a server may answer before it took the whole request, and hang up.
 _ANSWERED_EARLY = (errno.EPIPE, errno.ECONNRESET)
@@ -131,9 +130,15 @@ def encode(
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None or method in ("PATCH", "POST", "PUT"):
         lines.append(f"Content-Length: {len(body or b'')}")
-    if not _TARGET.fullmatch(target) or any(map(_LINE.search, lines)):
+    breaks = len(lines) + 1
+    head = "\r\n".join((*lines, "", ""))
+    if (
+        not _TARGET.fullmatch(target)
+        or not head.count("\n") == head.count("\r") == breaks
+        or "\0" in head
+    ):
         raise ValueError("The request has a character that HTTP cannot carry.")
-    return "\r\n".join((*lines, "", "")).encode("latin-1") + (body or b"")
+    return head.encode("latin-1") + (body or b"")
 
 
 def exchange(sock: Any, request: bytes, *, limit: int) -> Answer:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,8 @@ class _Absent(Enum):
 
 ABSENT: Final = _Absent.ABSENT
 MASK = "•••"
+KNOWN_PATHS = 2_048  # whose text is remembered
+MAX_KNOWN = 200  # characters of such a path
 
 
 class Change(NamedTuple):
@@ -136,16 +139,24 @@ def _is_same(before: Any, after: Any) -> bool:
 # === TEXT === #
 
 
+MAX_LINES = 500  # of changes
+MAX_VALUE = 200  # characters of one value
+
+
 def revised(before: str | None, manifest: Mapping[str, Any]) -> str:
     """Return what a manifest changes, as `render` has it.
 
     :param before: the manifest before it as JSON; None: it is the first
     """
-    return render(changes(json.loads(before) if before else None, manifest))
+    if before:
+        return render(changes(json.loads(before), manifest))
+    leaves = _leaves("", manifest)
+    added = [_added(path, value, MAX_VALUE) for path, value in leaves[:MAX_LINES]]
+    return _joined(added, of=len(leaves))
 
 
 def render(
-    changes: Sequence[Change], *, max_lines: int = 500, max_value: int = 200
+    changes: Sequence[Change], *, max_lines: int = MAX_LINES, max_value: int = MAX_VALUE
 ) -> str:
     """Return one line for each change: `+` added, `-` removed, `~` changed.
 
@@ -153,7 +164,11 @@ def render(
     :param max_value: characters of one value
     """
     lines = [_line(change, max_value) for change in changes[:max_lines]]
-    if more := len(changes) - len(lines):
+    return _joined(lines, of=len(changes))
+
+
+def _joined(lines: list[str], *, of: int) -> str:
+    if more := of - len(lines):
         lines.append(f"… and {more:,} more")
     return "\n".join(lines)
 
@@ -169,19 +184,46 @@ def text(value: Any, path: str, *, limit: int = 2_000) -> str:
 
 def _shown(value: Any, path: str, limit: int) -> str:
     if isinstance(value, str):  # most values are
-        text = MASK if is_secret(_name(path), value) else value
+        text = MASK if is_secret(_key(path), value) else value
         return _cut(encode_basestring(text[: limit + 1]), limit)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return _cut(_json(mask(value, path)), limit)
 
 
+def _added(path: str, value: Any, limit: int) -> str:
+    return f"+ {_shown_path(path)}: {_shown(value, path, limit)}"
+
+
 def _line(change: Change, limit: int) -> str:
-    path = _cut(change.path, MAX_FIELD)
-    if change.old is ABSENT:
-        return f"+ {path}: {_shown(change.new, change.path, limit)}"
-    old = _shown(change.old, change.path, limit)
-    if change.new is ABSENT:
-        return f"- {path}: {old}"
-    return f"~ {path}: {old} → {_shown(change.new, change.path, limit)}"
+    path, old, new = change
+    if old is ABSENT:
+        return _added(path, new, limit)
+    shown_path = _shown_path(path)
+    if new is ABSENT:
+        return f"- {shown_path}: {_shown(old, path, limit)}"
+    return f"~ {shown_path}: {_shown(old, path, limit)} → {_shown(new, path, limit)}"
+
+
+# The objects of a bulk have the same paths.
+
+
+def _shown_path(path: str) -> str:
+    return _known_path(path) if len(path) <= MAX_KNOWN else _cut(path, MAX_FIELD)
+
+
+def _key(path: str) -> str:
+    return _known_key(path) if len(path) <= MAX_KNOWN else _name(path)
+
+
+@lru_cache(maxsize=KNOWN_PATHS)
+def _known_path(path: str) -> str:
+    return _cut(path, MAX_FIELD)
+
+
+@lru_cache(maxsize=KNOWN_PATHS)
+def _known_key(path: str) -> str:
+    return _name(path)
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
@@ -196,6 +238,8 @@ def _json(value: Any) -> str:
 
 def _cut(text: str, limit: int) -> str:
     """Return text of one line: no line of its own, no hidden characters (bidi, NUL)."""
+    if len(text) <= limit and text.isprintable():
+        return text
     shown = text[: limit + 1]
     if not shown.isprintable():
         shown = "".join(

@@ -88,9 +88,12 @@ MAX_GENERATION = 2**31 - 1  # a database integer
 # === KINDS === #
 
 
-@lru_cache(maxsize=1_024)
-def _quoted(segment: str) -> str:
-    return quote(segment, safe="")  # which are mostly the same
+@lru_cache(maxsize=256)  # which are mostly the same
+def _collection_path(resource: Resource, namespace: str | None) -> str:
+    segments = ["apis", resource.group, resource.version]
+    if namespace:
+        segments += ["namespaces", namespace]
+    return "".join(f"/{quote(part, safe='')}" for part in (*segments, resource.plural))
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,7 @@ class Resource:
 
     def collection_path(self, namespace: str | None) -> str:
         """Return the path of all objects, of `namespace` or of the cluster."""
-        segments = ["apis", self.group, self.version]
-        if self.namespaced and namespace:
-            segments += ["namespaces", namespace]
-        return "".join(f"/{_quoted(part)}" for part in (*segments, self.plural))
+        return _collection_path(self, namespace if self.namespaced else None)
 
     def path(self, name: str, namespace: str | None) -> str:
         """Return the path of one object.
@@ -337,6 +337,7 @@ _SECRET_KEY = re.compile(
     r"(.*(password|secret)|accesskey|secretkey|apikey|token)",
     re.IGNORECASE | re.DOTALL,
 )
+MAX_KNOWN_KEY = 100  # characters of a key of which it is remembered
 _PRIVATE_KEY = re.compile(r"\s*-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
 
@@ -580,13 +581,31 @@ def _check_integrations(integrations: Mapping[str, Any]) -> Iterator[Problem]:
 def find_secret_material(values: Any) -> list[str]:
     """Return the paths in `values` that admission refuses as secrets (contract §4).
 
+    Without recursion: values may be nested deep.
+
     :return: paths such as "auth.password" or "users[0].token", in document order
     """
-    return [
-        _path(place)
-        for place, key, text in _string_leaves(values)
-        if is_secret(key, text)
+    found: list[str] = []
+    # Each branch as far as it was looked through. A place is the place around it and
+    # a key or an index; see `_path`.
+    branches: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [
+        (None, iter([(None, values)]))
     ]
+    while branches:
+        around, members = branches[-1]
+        for key, value in members:
+            if isinstance(value, str):
+                if is_secret(key if isinstance(key, str) else "", value):
+                    found.append(_path((around, key)))
+            elif isinstance(value, dict):
+                branches.append(((around, key), iter(value.items())))
+                break
+            elif isinstance(value, (list, tuple)):
+                branches.append(((around, key), iter(enumerate(value))))
+                break
+        else:
+            branches.pop()
+    return found
 
 
 def is_secret(key: str, text: str) -> bool:
@@ -594,34 +613,23 @@ def is_secret(key: str, text: str) -> bool:
 
     Empty text and the placeholder are none.
     """
-    if _SECRET_KEY.fullmatch(key) or ("PRIVATE" in text and _PRIVATE_KEY.match(text)):
+    names_secret = _names_secret if len(key) <= MAX_KNOWN_KEY else _SECRET_KEY.fullmatch
+    if names_secret(key) or ("PRIVATE" in text and _PRIVATE_KEY.match(text)):
         return bool(text.strip()) and text != SECRET_PLACEHOLDER
     return False
 
 
-def _string_leaves(values: Any) -> Iterator[tuple[Any, str, str]]:
-    """Yield (place, last key, text) without recursion: values may be nested deep.
-
-    A place is the place around it and a key or an index; see `_path`.
-    """
-    stack: list[tuple[Any, str, Any]] = [(None, "", values)]
-    while stack:
-        place, key, value = stack.pop()
-        if isinstance(value, str):
-            yield place, key, value
-        elif isinstance(value, dict):
-            stack += [((place, str(k)), str(k), value[k]) for k in reversed(value)]
-        elif isinstance(value, (list, tuple)):
-            last = len(value) - 1
-            stack += [
-                ((place, last - i), "", item) for i, item in enumerate(reversed(value))
-            ]
+@lru_cache(maxsize=2_048)  # the values of a bulk have the same keys
+def _names_secret(key: str) -> bool:
+    return bool(_SECRET_KEY.fullmatch(key))
 
 
 def _path(place: Any) -> str:
-    parts = []
+    parts: list[str] = []
     while place is not None:
         place, key = place
+        if key is None:  # of all the values
+            break
         parts.append(f"[{key}]" if isinstance(key, int) else f".{key}")
     return "".join(reversed(parts)).removeprefix(".")
 

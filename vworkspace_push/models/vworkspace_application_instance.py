@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import yaml
 
-from odoo import Command, api, fields, models
+from odoo import Command, api, fields, models, tools
 from odoo.exceptions import AccessError, UserError
 
 from .. import const
@@ -544,12 +544,17 @@ class VworkspaceApplicationInstance(models.Model):
         return parse_values(self.values_yaml or "", max_bytes=const.MAX_VALUES_BYTES)
 
     def _desired(self):
-        names = self._desired_fields & self._fields.keys()
-        plain = sorted(names - {"name", "cluster_id", "namespace_id"})
         return {
-            **{name: self[name] or False for name in plain},
+            **{name: self[name] or False for name in self._restored_fields()},
             "capabilities": {c.capability: c.engine for c in self.capability_ids},
         }
+
+    @api.model
+    @tools.ormcache()
+    def _restored_fields(self):
+        """Return which fields a revision restores as they are."""
+        names = self._desired_fields & self._fields.keys()
+        return tuple(sorted(names - {"name", "cluster_id", "namespace_id"}))
 
     def _restore_desired(self, desired):
         desired = dict(desired)

@@ -5,7 +5,7 @@ from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .. import const
-from ..rows import as_json
+from ..rows import copy_in
 
 PURGE_BATCH = 10_000  # entries that one run of the vacuum takes at a time
 
@@ -135,22 +135,12 @@ class VworkspaceAuditEntry(models.Model):
         """
         if not rows:
             return
-        now = fields.Datetime.now()
-        uid = self.env.uid or SUPERUSER_ID
-        rows = [{"date": now, "user_id": uid, **row} for row in rows]
-        types = {
-            name: field.column_type[1]
-            for name, field in self._fields.items()
-            if field.store and name != "id"
-        }
-        self.env.cr.execute(
-            f"""INSERT INTO {self._table} ({", ".join(types)})
-                SELECT {", ".join(types)} FROM json_to_recordset(%s) AS new (
-                       {", ".join(f"{name} {type_}" for name, type_ in types.items())})
-            """,  # noqa: S608 the names of our own columns
-            [as_json(rows)],
-            log_exceptions=False,
+        given = {"date": fields.Datetime.now(), "user_id": self.env.uid or SUPERUSER_ID}
+        columns = dict.fromkeys(
+            name for name, field in self._fields.items() if field.store and name != "id"
         )
+        rows = [{**columns, **given, **row} for row in rows]
+        copy_in(self.env.cr, self._table, rows)
 
     @api.autovacuum
     def _gc_audit_entries(self):

@@ -5,7 +5,7 @@ from odoo.exceptions import UserError
 
 from .. import const
 from ..kube import diff
-from ..rows import as_json
+from ..rows import copy_in
 
 
 class VworkspaceRevision(models.Model):
@@ -144,24 +144,25 @@ class VworkspaceRevision(models.Model):
     def _add(self, rows):
         """Insert revisions; only this addon's own code has them to add.
 
-        In one statement: the ORM would look up the record's revisions for each.
+        All at once: the ORM would look up the record's revisions for each.
 
-        :param list[dict] rows: values by field
+        :param list[dict] rows: values by field; the manifest as data
         :return: the revisions, in the order of `rows`
         """
-        types = {name: self._fields[name].column_type[1] for name in rows[0]}
-        self.env.cr.execute(
-            f"""INSERT INTO {self._table}
-                       ({", ".join(types)}, outcome, create_uid, create_date)
-                SELECT {", ".join(types)}, 'pending', {self.env.uid:d}, %s
-                  FROM json_to_recordset(%s) AS new (
-                       {", ".join(f"{name} {type_}" for name, type_ in types.items())})
-             RETURNING id""",  # noqa: S608 the names of our own columns
-            [fields.Datetime.now(), as_json(rows)],
-            log_exceptions=False,
+        cr = self.env.cr
+        cr.execute(
+            "SELECT nextval('vworkspace_revision_id_seq') FROM generate_series(1, %s)",
+            [len(rows)],
         )
-        ids = self.env.cr.fetchall()
-        return self.browse(row[0] for row in ids)
+        ids = [row[0] for row in cr.fetchall()]
+        added = {
+            "outcome": "pending",
+            "create_uid": self.env.uid,
+            "create_date": fields.Datetime.now(),
+        }
+        rows = [{"id": id_, **row, **added} for id_, row in zip(ids, rows, strict=True)]
+        copy_in(cr, self._table, rows)
+        return self.browse(ids)
 
     def _close(self, outcome):
         """Say how those ended that were never sent."""
