@@ -9,7 +9,10 @@ What is only inserted is copied, which spares both sides most of that again.
 
 import json
 
-CHUNK = 64 * 1024  # characters that are handed to the database at once
+import psycopg2
+from psycopg2.extensions import get_wait_callback, set_wait_callback
+
+CHUNK = 64 * 1024  # bytes that are handed to the database at once
 
 
 def as_json(rows) -> str:
@@ -28,27 +31,46 @@ def copy_in(cr, table, rows):
         list is put into JSON; a column that is not given has its default
     """
     columns = ", ".join(f'"{name}"' for name in rows[0])
-    cr.copy_expert(f'COPY "{table}" ({columns}) FROM STDIN', _Text(rows), size=CHUNK)
+    text = _Text(rows)
+    # As Odoo's own: with gevent, psycopg2 waits by a callback, and refuses to copy.
+    callback = get_wait_callback()
+    set_wait_callback(None)
+    try:
+        cr.copy_expert(f'COPY "{table}" ({columns}) FROM STDIN', text, size=CHUNK)
+    except psycopg2.Error:
+        if text.failure:
+            raise text.failure from None  # psycopg2 says that the query was canceled
+        raise
+    finally:
+        set_wait_callback(callback)
 
 
 class _Text:
     """Rows in the text format of COPY, as a file that psycopg2 reads."""
 
     def __init__(self, rows):
+        self.failure = None
         self._rows = iter(rows)
-        self._rest = ""
+        self._rest = b""
 
     def read(self, size):  # pylint: disable=method-required-super
+        try:
+            return self._read(size)
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+    def _read(self, size):
         lines, length = [self._rest], len(self._rest)
         for row in self._rows:
-            line = "\t".join(map(_copied, row.values())) + "\n"
+            line = "\t".join(map(_copied, row.values())).encode() + b"\n"
             lines.append(line)
             length += len(line)
             if length >= size:
                 break
-        text = "".join(lines)
-        self._rest = text[size:]
-        return text[:size]
+        content = b"".join(lines)
+        self._rest = content[size:]
+        return content[:size]
 
 
 def _copied(value) -> str:

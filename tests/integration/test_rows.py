@@ -44,3 +44,32 @@ def test_what_is_copied_in_is_checked(database):
 
     with database.transaction() as env, pytest.raises(Error), env.cr.savepoint():
         copy_in(env.cr, "vworkspace_revision", [{"res_id": "none"}])
+
+
+@pytest.mark.parametrize("value", ["\ud800", [object()]], ids=["text", "json"])
+def test_what_cannot_be_put_into_text_fails_as_itself(database, value):
+    """The driver would say that the query was canceled, and it would be tried again."""
+    from odoo.addons.vworkspace_push.rows import copy_in
+
+    rows = [{"res_model": value}]
+    with database.transaction() as env:
+        with pytest.raises((UnicodeEncodeError, TypeError)):
+            copy_in(env.cr, "vworkspace_revision", rows)
+        env.cr.rollback()
+
+
+def test_rows_are_copied_where_the_driver_waits_by_a_callback(database):
+    from psycopg2 import extensions, extras
+
+    from odoo.addons.vworkspace_push.rows import copy_in
+
+    with database.transaction() as env:
+        env.cr.execute("CREATE TEMP TABLE copied (number int) ON COMMIT DROP")
+        extensions.set_wait_callback(extras.wait_select)
+        try:
+            copy_in(env.cr, "copied", [{"number": 7}])
+            assert extensions.get_wait_callback() is extras.wait_select
+        finally:
+            extensions.set_wait_callback(None)
+        env.cr.execute("SELECT number FROM copied")
+        assert env.cr.fetchall() == [(7,)]

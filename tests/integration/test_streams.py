@@ -50,6 +50,17 @@ def test_a_restarted_worker_begins_with_the_scopes_that_it_had(make, row):
     assert ("ApplicationInstance", "a") in watched
 
 
+def test_no_stream_begins_at_a_position_of_before_a_rewind(make, row):
+    at = datetime(2026, 5, 1)
+    stored = {("Operation", "a"): row("5", at)}
+    watch = make(namespaces=["a"], problem="It is out of order.", stored=stored)
+
+    watch._rewound.set()
+    watch.tend()
+
+    assert watch._stored == {("Operation", "a"): row(None, at)}
+
+
 def test_the_namespaces_that_are_quiet_longest_are_polled(make, row, monkeypatch):
     from odoo.addons.vworkspace_push import const
 

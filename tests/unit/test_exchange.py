@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import io
 import socket
@@ -39,7 +40,7 @@ class Server:
         """
 
         def answer() -> None:
-            with contextlib.suppress(BrokenPipeError):  # it was given up
+            with contextlib.suppress(OSError):  # it was given up
                 for part in parts:
                     self._socket.sendall(part)
                 if ends:
@@ -154,6 +155,7 @@ def test_an_answer_that_is_cut_off_is_none(server: Server, sent: bytes) -> None:
     [
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"HTTP/9.9 200 OK\r\n\r\n",
+        b"HTTP/1.1 099 No\r\nContent-Length: 1\r\n\r\nx",
         OK + b"no header\r\n\r\n",
         OK + b"Content-Length: x\r\n\r\n",
         OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
@@ -196,6 +198,42 @@ def test_endless_headers_are_given_up(server: Server, endless: bytes) -> None:
     with pytest.raises(InvalidResponse) as caught:
         server.ask(begin, *[endless] * count, ends=False)
     assert caught.value.reason == "TooLarge"
+
+
+@pytest.mark.parametrize("trailer", [b"X: y\r\n", b"y"])
+def test_endless_trailers_are_given_up(server: Server, trailer: bytes) -> None:
+    begin = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: "
+    count = 2 * MAX_HEADERS // len(trailer)
+    with pytest.raises(InvalidResponse) as caught:
+        server.ask(begin, *[trailer] * count, ends=False)
+    assert caught.value.reason == "TooLarge"
+
+
+def test_a_trailer_is_no_header(server: Server) -> None:
+    chunks = b"2\r\n{}\r\n0\r\nAudit-Id: x\r\n\r\n"
+    answer = server.ask(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks, ends=False)
+    assert answer.content == b"{}"
+    assert answer.keeps_alive
+    assert "Audit-Id" not in answer.headers
+
+
+def test_small_chunks_of_a_large_body_are_taken(server: Server) -> None:
+    chunks = [b"80\r\n" + b"x" * 128 + b"\r\n"] * 16_000
+    begin = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    answer = server.ask(begin, *chunks, b"0\r\n\r\n", limit=4 * MIB, ends=False)
+    assert len(answer.content) == 128 * 16_000
+
+
+def test_what_is_refused_is_let_go_of(server: Server) -> None:
+    """It holds the request with its token, and what came so far."""
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(InvalidResponse):
+            server.ask(OK + b"Content-Length: 99\r\n\r\n" + b"x" * 51, limit=50)
+        assert [each for each in gc.get_objects() if isinstance(each, Answer)] == []
+    finally:
+        gc.enable()
 
 
 # === HOWEVER IT IS CUT === #

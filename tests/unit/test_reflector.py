@@ -363,6 +363,15 @@ def test_what_other_streams_see_while_the_pulse_compares_is_no_rewind(
     assert ("rewound",) not in run.handler.calls
 
 
+def test_a_list_without_a_version_is_no_rewind(
+    server: FakeServer, start: Start
+) -> None:
+    server.on(PATH, _list("a", version=""), HOLD)
+    run = start()
+    run.handler.wait_for("replaced", ("a",), "")
+    assert ("rewound",) not in run.handler.calls
+
+
 def test_a_stream_that_is_made_the_pulse_compares_versions(
     server: FakeServer, start: Start
 ) -> None:

@@ -22,6 +22,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 
 import psycopg2
@@ -46,6 +47,7 @@ DUE_STATES = ("pending", "failed", "denied", "deleting")
 PASSES = 3  # for a record whose intent changed while it was being delivered
 USUAL_SIZE = 16_000  # characters of a manifest
 LOOK_EVERY = 0.25  # s between two looks for clusters that became due meanwhile
+JUST_DUE = 2.0  # s
 LOOK_AGAIN = 1.0  # s, at a cluster for which nothing could be done
 
 
@@ -215,7 +217,7 @@ def _trigger_next_run(env, is_cut_short):
         # would end a process whose jobs take longer than its time limit together.
         waker.trigger(env, fields.Datetime.now())
     elif at := _next_due(env):
-        waker.trigger(env, at)
+        waker.trigger(env, max(at, fields.Datetime.now() + timedelta(seconds=1)))
 
 
 def _heal_due(env):
@@ -349,19 +351,22 @@ def _due_lanes(env):
 def _next_due(env):
     """Return when the next record is due whose time has not come; None: none soon.
 
-    A lane that is open has had the cron triggered for its own time.
+    Or has only just come: the run that ends may not have seen it. A lane that is open
+    has had the cron triggered for its own time.
 
     :return: a time (naive UTC) before the cron's next run in any case
     """
     parts = [
         SQL(
             """SELECT record.next_attempt_at AS due_at FROM %(waiting)s
-                  AND record.next_attempt_at > now() AT TIME ZONE 'UTC'
+                  AND record.next_attempt_at
+                      > now() AT TIME ZONE 'UTC' - %(just)s * interval '1 s'
                   AND record.next_attempt_at
                       < now() AT TIME ZONE 'UTC' + %(soon)s * interval '1 s'
                   AND (lane.retry_at IS NULL
                        OR lane.retry_at <= record.next_attempt_at)""",
             waiting=_waiting(env[model]._table),
+            just=JUST_DUE,
             soon=waker.LOOKED_FOR_ANYWAY,
         )
         for model in MODELS

@@ -22,7 +22,8 @@ from .content import check_encoding, check_size
 from .errors import InvalidResponse
 
 RECORD = 16 * 1024  # bytes read at once: TLS has no larger record
-MAX_HEADERS = 64 * 1024  # bytes
+MAX_HEADERS = 64 * 1024  # bytes, with what frames chunks
+CHUNK_SHARE = 8  # bytes of a body for which another one may frame its chunks
 _TARGET = re.compile(r"[\x21-\x7e]+")
 # As urllib3: a server may answer before it took the whole request, and hang up.
 _ANSWERED_EARLY = (errno.EPIPE, errno.ECONNRESET)
@@ -37,41 +38,33 @@ class Answer:
     def __init__(self, limit: int) -> None:
         self.status = 0
         self.headers = HTTPHeaderDict()
+        self.content = b""
         self.is_complete = False
         self.keeps_alive = False  # whether the connection can take another request
         self._limit = limit
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = 0  # of the body
+        self._others = 0  # bytes of headers, chunks and trailers
         self._has_headers = False
         self._parser: Any = httptools.HttpResponseParser(self)
-
-    @property
-    def content(self) -> bytes:
-        return b"".join(self._parts)
 
     def feed(self, data: bytes) -> None:
         """Take what was received.
 
         :raise InvalidResponse: it is no HTTP, too large, or compressed
         """
+        self._others += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            if self.is_complete:  # what follows was not asked for
-                self.keeps_alive = False
-                return
-            cause = exc.__context__
-            if isinstance(cause, InvalidResponse):
-                raise cause from None
-            raise InvalidResponse("The server's answer is not HTTP.") from None
-        if not self._has_headers:
-            self._size += len(data)
-            if self._size > MAX_HEADERS:
-                raise InvalidResponse(
-                    f"The server's answer has more than {MAX_HEADERS:,} bytes of "
-                    "headers.",
-                    reason="TooLarge",
-                )
+            if not self.is_complete:
+                raise _refusal(exc) from None
+            self.keeps_alive = False  # what follows was not asked for
+        if self._others > MAX_HEADERS + self._size // CHUNK_SHARE:
+            raise InvalidResponse(
+                f"The server's answer has more than {MAX_HEADERS:,} bytes of headers.",
+                reason="TooLarge",
+            )
 
     def end(self) -> None:
         """Take the connection's end, which is also the end of some answers.
@@ -81,10 +74,15 @@ class Answer:
         framed = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
         if not self._has_headers or framed:
             raise ProtocolError("The connection ended before the answer did.")
-        self.is_complete = True
+        self._complete()
 
     def close(self) -> None:
         self._parser = None  # it holds this
+
+    def _complete(self) -> None:
+        self.is_complete = True
+        self.content = b"".join(self._parts)
+        self._parts.clear()
 
     # === CALLED BY THE PARSER === #
 
@@ -93,15 +91,17 @@ class Answer:
             self.keeps_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.is_complete:
+        if not self._has_headers:  # a trailer is none
             self.headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         if self.is_complete:
             return
         self.status = self._parser.get_status_code()
+        if self.status < 100:
+            raise _no_http()
         if self.status >= 200:
-            self._has_headers, self._size = True, 0
+            self._has_headers = True
             check_encoding(self)
 
     def on_body(self, data: bytes) -> None:
@@ -109,14 +109,25 @@ class Answer:
             return
         self._parts.append(data)
         self._size += len(data)
+        self._others -= len(data)
         check_size(self._size, status=self.status, limit=self._limit)
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # on the way, such as 100 Continue
             self.headers.clear()
         elif not self.is_complete:
-            self.is_complete = True
+            self._complete()
             self.keeps_alive = self._parser.should_keep_alive()
+
+
+def _refusal(exc: Exception) -> InvalidResponse:
+    """Return why the parser gave up: what was raised here, or no HTTP."""
+    cause = exc.__context__
+    return cause if isinstance(cause, InvalidResponse) else _no_http()
+
+
+def _no_http() -> InvalidResponse:
+    return InvalidResponse("The server's answer is not HTTP.")
 
 
 def encode(
@@ -150,11 +161,13 @@ def exchange(sock: Any, request: bytes, *, limit: int) -> Answer:
     :raise OSError: of the socket
     :raise ProtocolError: the connection ended before the answer did
     """
+    was_taken = True
     try:
         sock.sendall(request)
     except OSError as exc:
         if exc.errno not in _ANSWERED_EARLY:
             raise
+        was_taken = False
     answer = Answer(limit)
     try:
         while not answer.is_complete:
@@ -164,4 +177,5 @@ def exchange(sock: Any, request: bytes, *, limit: int) -> Answer:
                 answer.end()
     finally:
         answer.close()
+    answer.keeps_alive = answer.keeps_alive and was_taken
     return answer

@@ -150,7 +150,7 @@ def revised(before: str | None, manifest: Mapping[str, Any]) -> str:
     """
     if before:
         return render(changes(json.loads(before), manifest))
-    leaves = _leaves("", manifest)
+    leaves = _leaves("", manifest or ABSENT)
     added = [_added(path, value, MAX_VALUE) for path, value in leaves[:MAX_LINES]]
     return _joined(added, of=len(leaves))
 

@@ -323,7 +323,7 @@ class Reflector:
             cancellation=cancellation,
         )
         self._handler.heard(self._scope)
-        if newer(farthest, version):
+        if farthest and newer(farthest, version):
             self._handler.rewound(self._scope)
         self._handler.replaced(self._scope, items, version)
         self._version = version

@@ -166,6 +166,9 @@ class ClusterWatch:
         if self._rewound.is_set():
             self._rewound.clear()
             _logger.info("cluster %s: versions moved backwards, listing all", self)
+            # Nor does a stream that is to come begin at a position of before.
+            for key, row in self._stored.items():
+                self._stored[key] = Row(None, row.last_event_at)
             self._list_all()
         if self._wants_relist:
             self._incomplete.clear()
