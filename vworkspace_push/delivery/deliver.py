@@ -47,7 +47,7 @@ DUE_STATES = ("pending", "failed", "denied", "deleting")
 PASSES = 3  # for a record whose intent changed while it was being delivered
 USUAL_SIZE = 16_000  # characters of a manifest
 LOOK_EVERY = 0.25  # s between two looks for clusters that became due meanwhile
-JUST_DUE = 2.0  # s
+JUST_DUE = 2.0  # s for which something may be due that the run that ends did not see
 LOOK_AGAIN = 1.0  # s, at a cluster for which nothing could be done
 
 
@@ -122,15 +122,7 @@ def run(registry, *, budget=const.DELIVERY_BUDGET):
                     due.append(lane)  # there is more, most likely
 
 
-def deliver(
-    registry,
-    model,
-    cluster_id,
-    *,
-    deadline=math.inf,
-    size=None,
-    ids=None,
-):
+def deliver(registry, model, cluster_id, *, deadline=math.inf, size=None, ids=None):
     """Deliver one batch of what is due in a cluster; return how many attempts it made.
 
     :param deadline: by the monotonic clock, after which no further attempt is begun
@@ -139,13 +131,8 @@ def deliver(
     """
     attempts = 0
     with registry.cursor() as lock_cr:
-        todo = _lock_due(
-            lock_cr,
-            registry[model]._table,
-            cluster_id,
-            size or const.DELIVERY_BATCH,
-            ids,
-        )
+        table, size = registry[model]._table, size or const.DELIVERY_BATCH
+        todo = _lock_due(lock_cr, table, cluster_id, size, ids)
         for _pass in range(PASSES):
             if not todo:
                 break
